@@ -1,0 +1,117 @@
+package definition
+
+import (
+	"time"
+)
+
+// Limits on a definition.
+const (
+	MaxDocument      = 64 << 10 // bytes of JSON
+	MaxTasks         = 50
+	MaxDescription   = 2000 // characters
+	MaxLabels        = 32
+	MaxLabelValue    = 255
+	DefaultTimeout   = 24 * time.Hour
+	MaxTimeout       = 30 * 24 * time.Hour
+	MaxConcurrency   = 10_000
+	DefaultTaskLimit = 5 * time.Minute
+)
+
+// Document is a definition as its author writes it. ParseDocument and the Document's own Replace and Merge are the only
+// ways to make one from JSON; they fill in the defaults and refuse what is not legal.
+type Document struct {
+	// Name is unique among definitions that are not deleted: [a-z0-9][a-z0-9._-]{0,99}.
+	Name        string            `json:"name"`
+	Description string            `json:"description,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	// Enabled definitions become due by their trigger; others run by hand only. Default true.
+	Enabled bool    `json:"enabled"`
+	Trigger Trigger `json:"trigger_config"`
+	// Tasks run in the order of the list; the first that fails for good ends the run. None is legal.
+	Tasks []Task `json:"tasks"`
+	// Concurrency bounds the runs of this definition at one time; nil for the default of the trigger type.
+	Concurrency *Concurrency `json:"concurrency,omitempty"`
+	// Timeout bounds a run from its first task to its last; 0 means DefaultTimeout.
+	Timeout Duration `json:"timeout,omitzero"`
+}
+
+// Definition is a stored definition.
+type Definition struct {
+	ID       string
+	Revision int // 1 for the first; every change adds one
+	Document
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	// EnabledSince is when it was last enabled (or created enabled). Older events do not meet it.
+	EnabledSince time.Time
+}
+
+// Concurrency bounds how many runs of a definition run at one time.
+type Concurrency struct {
+	// Limit is the greatest number of runs at once; 0 for no limit.
+	Limit int `json:"limit"`
+	// OnLimit says what becomes of an occurrence that finds the limit reached: OnLimitSkip (the default) or OnLimitQueue.
+	OnLimit string `json:"on_limit,omitempty"`
+}
+
+// What becomes of an occurrence that finds the concurrency limit reached.
+const (
+	OnLimitSkip  = "skip"
+	OnLimitQueue = "queue"
+)
+
+// Limits returns the concurrency in force: the definition's own, or else one at a time with skipping for cron, and no
+// limit for the other triggers. A run by hand always queues instead of being skipped: somebody waits for it.
+func (d *Document) Limits(kind TriggerKind) Concurrency {
+	c := Concurrency{OnLimit: OnLimitSkip}
+	switch {
+	case d.Concurrency != nil:
+		c = *d.Concurrency
+	case d.Trigger.Type == TriggerCron:
+		c.Limit = 1
+	}
+	if kind == KindManual || c.OnLimit == "" {
+		c.OnLimit = OnLimitSkip
+		if kind == KindManual {
+			c.OnLimit = OnLimitQueue
+		}
+	}
+	return c
+}
+
+// RunTimeout returns the timeout of a run in force.
+func (d *Document) RunTimeout() time.Duration {
+	if d.Timeout == 0 {
+		return DefaultTimeout
+	}
+	return time.Duration(d.Timeout)
+}
+
+// Backstop returns the timeout to give to Temporal's own run timeout logic: the run's timeout, or 0 (none) when a run
+// may wait in a queue, which has no bound.
+func (d *Document) Backstop(kind TriggerKind) time.Duration {
+	if c := d.Limits(kind); c.Limit > 0 && c.OnLimit == OnLimitQueue {
+		return 0
+	}
+	return d.RunTimeout()
+}
+
+// Duration is a time.Duration that is written as a Go duration string, as in "90s" or "1h30m".
+type Duration time.Duration
+
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText writes the Go duration string.
+func (d Duration) MarshalText() ([]byte, error) {
+	return []byte(d.String()), nil
+}
+
+// UnmarshalText reads a Go duration string.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return errBadDuration
+	}
+	*d = Duration(v)
+	return nil
+}

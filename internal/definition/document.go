@@ -1,0 +1,335 @@
+package definition
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+var errBadDuration = errors.New("not a duration")
+
+// ParseDocument reads a definition as a user writes it. Every fault is an InvalidError that names the field and the
+// rule. Unknown fields, duplicate fields, fields in another case and trailing data are refused; null means "not given".
+func ParseDocument(data []byte) (Document, error) {
+	given, err := parseObject(data)
+	if err != nil {
+		return Document{}, err
+	}
+	return assemble(mergeObject(object{}, given))
+}
+
+// Replace returns the document with every top-level field that data gives put in the place of the old one; null resets
+// a field to its default. Fields that are not given stay as they are.
+func (d Document) Replace(data []byte) (Document, error) {
+	return d.change(data, false)
+}
+
+// Merge is like Replace, except that objects are merged member by member, as RFC 7396 says. A trigger_config that
+// changes the trigger_type replaces the old one whole: the fields of one type mean nothing to another.
+func (d Document) Merge(data []byte) (Document, error) {
+	return d.change(data, true)
+}
+
+func (d Document) change(data []byte, deep bool) (Document, error) {
+	given, err := parseObject(data)
+	if err != nil {
+		return Document{}, err
+	}
+	now, err := jsonv2.Marshal(d)
+	if err != nil {
+		return Document{}, fmt.Errorf("encode definition %s: %w", d.Name, err)
+	}
+	current, err := parseObject(now)
+	if err != nil {
+		return Document{}, fmt.Errorf("read back definition %s: %w", d.Name, err)
+	}
+	if deep {
+		if changesType(current, given) {
+			delete(current, "trigger_config")
+		}
+		return assemble(mergeObject(current, given))
+	}
+	for name, value := range given {
+		if isNull(value) {
+			delete(current, name)
+		} else {
+			current[name] = value
+		}
+	}
+	return assemble(current)
+}
+
+// Equal reports whether two documents mean the same.
+func (d Document) Equal(other Document) bool {
+	a, errA := jsonv2.Marshal(d, jsonv2.Deterministic(true))
+	b, errB := jsonv2.Marshal(other, jsonv2.Deterministic(true))
+	return errA == nil && errB == nil && bytes.Equal(a, b)
+}
+
+type object map[string]jsontext.Value
+
+func parseObject(data []byte) (object, error) {
+	if len(data) > MaxDocument {
+		return nil, Invalid("", "max_bytes", "the definition is larger than %d KiB", MaxDocument>>10)
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, Invalid("", "required", "a JSON object is required, but the body is empty")
+	}
+	var o object
+	if err := jsonv2.Unmarshal(data, &o); err != nil {
+		return nil, decodeFault(err)
+	}
+	if o == nil {
+		return nil, Invalid("", "type", "must be a JSON object, but is null")
+	}
+	return o, nil
+}
+
+// mergeObject applies a merge patch (RFC 7396) to an object.
+func mergeObject(target, patch object) object {
+	for name, value := range patch {
+		switch {
+		case isNull(value):
+			delete(target, name)
+		case value.Kind() == '{':
+			var from, onto object
+			if jsonv2.Unmarshal(value, &from) != nil {
+				target[name] = value // not an object after all; decoding it into its type tells the fault
+				continue
+			}
+			if old := target[name]; old.Kind() == '{' && jsonv2.Unmarshal(old, &onto) != nil {
+				onto = nil
+			}
+			if onto == nil {
+				onto = object{}
+			}
+			if merged, err := jsonv2.Marshal(mergeObject(onto, from), jsonv2.Deterministic(true)); err == nil {
+				target[name] = merged
+			}
+		default:
+			target[name] = value
+		}
+	}
+	return target
+}
+
+func isNull(v jsontext.Value) bool { return v.Kind() == 'n' }
+
+func changesType(current, given object) bool {
+	typeOf := func(o object) string {
+		var t struct {
+			Type string `json:"trigger_type"`
+		}
+		if v, ok := o["trigger_config"]; !ok || jsonv2.Unmarshal(v, &t) != nil {
+			return ""
+		}
+		return t.Type
+	}
+	next := typeOf(given)
+	return next != "" && next != typeOf(current)
+}
+
+func assemble(o object) (Document, error) {
+	data, err := jsonv2.Marshal(o, jsonv2.Deterministic(true))
+	if err != nil {
+		return Document{}, fmt.Errorf("assemble definition: %w", err)
+	}
+	d := Document{Enabled: true}
+	if err := decodeStrict(data, &d); err != nil {
+		return Document{}, decodeFault(err)
+	}
+	if d.Tasks == nil {
+		d.Tasks = []Task{}
+	}
+	d.Trigger.defaults()
+	if err := d.Validate(); err != nil {
+		return Document{}, err
+	}
+	return d, nil
+}
+
+// DecodeStored reads a stored revision. It is lenient where ParseDocument is strict: a newer version may have written
+// fields that this one does not know, and a rule may have become stricter since.
+func DecodeStored(data []byte) (Document, error) {
+	d := Document{Enabled: true}
+	if err := jsonv2.Unmarshal(data, &d); err != nil {
+		return Document{}, fmt.Errorf("decode stored definition: %w", err)
+	}
+	return d, nil
+}
+
+var (
+	namePattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,99}$`)
+	labelPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._/-]{0,62}$`)
+)
+
+// Validate reports every rule that the document breaks, as one InvalidError.
+func (d *Document) Validate() error {
+	var f faults
+	switch {
+	case d.Name == "":
+		f.add("name", "required", "is required")
+	case !namePattern.MatchString(d.Name):
+		f.add("name", "name", "%q is not a name: it must be 1 to 100 characters of a-z, 0-9, '.', '_' and '-', "+
+			"beginning with a letter or digit", clip(d.Name, 60))
+	}
+	if len([]rune(d.Description)) > MaxDescription {
+		f.add("description", "max_length", "must be at most %d characters long", MaxDescription)
+	}
+	if len(d.Labels) > MaxLabels {
+		f.add("labels", "max_items", "has %d labels; at most %d are allowed", len(d.Labels), MaxLabels)
+	}
+	for k, v := range d.Labels {
+		if !labelPattern.MatchString(k) {
+			f.add("labels", "label", "%q is not a label name: it must be 1 to 63 characters of a-z, A-Z, 0-9, '.', '_', '/' "+
+				"and '-', beginning with a letter or digit", clip(k, 60))
+		}
+		if len(v) > MaxLabelValue {
+			f.add("labels."+k, "max_length", "must be at most %d bytes long", MaxLabelValue)
+		}
+	}
+	d.Trigger.check(&f)
+	checkTasks(d.Tasks, &f)
+	if c := d.Concurrency; c != nil {
+		if c.Limit < 0 || c.Limit > MaxConcurrency {
+			f.add("concurrency.limit", "range", "must be from 0 (no limit) to %d", MaxConcurrency)
+		}
+		if c.OnLimit != "" && c.OnLimit != OnLimitSkip && c.OnLimit != OnLimitQueue {
+			f.add("concurrency.on_limit", "one_of", "%q is not known: it must be one of skip, queue", clip(c.OnLimit, 60))
+		}
+	}
+	checkDuration(&f, "timeout", d.Timeout, time.Second, MaxTimeout)
+	if data, err := jsonv2.Marshal(d); err == nil && len(data) > MaxDocument {
+		f.add("", "max_bytes", "the definition is larger than %d KiB", MaxDocument>>10)
+	}
+	return f.err()
+}
+
+// checkDuration holds a duration that was given (is not zero) against its bounds.
+func checkDuration(f *faults, field string, d Duration, least, most time.Duration) {
+	switch v := time.Duration(d); {
+	case v == 0:
+	case v < least || v < 0:
+		f.add(field, "range", "must be at least %s", least)
+	case v > most:
+		f.add(field, "range", "must be at most %s", most)
+	}
+}
+
+func decodeStrict(data []byte, into any) error {
+	return jsonv2.Unmarshal(data, into, jsonv2.RejectUnknownMembers(true))
+}
+
+// decodeFault turns a decoder's error into an InvalidError with the path of the field.
+func decodeFault(err error) *InvalidError {
+	var invalid *InvalidError
+	if errors.As(err, &invalid) {
+		return invalid
+	}
+	var semantic *jsonv2.SemanticError
+	if errors.As(err, &semantic) {
+		field := pointerPath(semantic.JSONPointer)
+		switch {
+		case errors.Is(err, jsonv2.ErrUnknownName):
+			return Invalid(field, "unknown_field", "is not a field that is known here")
+		case errors.Is(err, errBadDuration) || semantic.GoType == reflect.TypeFor[Duration]():
+			return Invalid(field, "duration", "must be a duration with a unit in quotes, as in \"90s\" or \"5m\"")
+		case semantic.GoType == reflect.TypeFor[time.Time]():
+			return Invalid(field, "time", "must be an RFC 3339 time, as in \"2026-01-31T09:00:00Z\"")
+		}
+		return Invalid(field, "type", "must be %s, but is %s", wanted(semantic.GoType), kindName(semantic.JSONKind))
+	}
+	var syntactic *jsontext.SyntacticError
+	if errors.As(err, &syntactic) {
+		field := pointerPath(syntactic.JSONPointer)
+		if errors.Is(err, jsontext.ErrDuplicateName) {
+			return Invalid(field, "duplicate_field", "is given twice")
+		}
+		return Invalid("", "json", "is not valid JSON at byte %d: %s", syntactic.ByteOffset, plainSyntax(syntactic))
+	}
+	return Invalid("", "json", "is not valid JSON")
+}
+
+func plainSyntax(err *jsontext.SyntacticError) string {
+	if err.Err == nil {
+		return "it cannot be read"
+	}
+	return strings.TrimPrefix(err.Err.Error(), "jsontext: ")
+}
+
+// pointerPath writes a JSON pointer the way people do: /tasks/2/with/url becomes tasks[2].with.url.
+func pointerPath(p jsontext.Pointer) string {
+	path := ""
+	for token := range p.Tokens() {
+		if _, err := strconv.Atoi(token); err == nil && path != "" {
+			path += "[" + token + "]"
+		} else {
+			path = joinPath(path, clip(token, 60))
+		}
+	}
+	return path
+}
+
+func joinPath(base, field string) string {
+	switch {
+	case base == "":
+		return field
+	case field == "":
+		return base
+	case strings.HasPrefix(field, "["):
+		return base + field
+	}
+	return base + "." + field
+}
+
+func wanted(t reflect.Type) string {
+	if t == nil {
+		return "another type"
+	}
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64:
+		return "a whole number"
+	case reflect.Float64:
+		return "a number"
+	case reflect.Slice:
+		if t == reflect.TypeFor[json.RawMessage]() {
+			return "a JSON value"
+		}
+		return "a list"
+	}
+	return "an object"
+}
+
+func kindName(k jsontext.Kind) string {
+	switch k {
+	case 'n':
+		return "null"
+	case 't', 'f':
+		return "true or false"
+	case '"':
+		return "a string"
+	case '0':
+		return "a number"
+	case '[':
+		return "a list"
+	case '{':
+		return "an object"
+	}
+	return "something else"
+}

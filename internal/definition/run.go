@@ -1,0 +1,252 @@
+package definition
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// RunStatus is the state of a ledger row.
+type RunStatus string
+
+// The states of a run. Accepted and queued wait; running works; the others are final.
+const (
+	// RunAccepted: the occurrence is committed to the ledger; its workflow is about to start.
+	RunAccepted RunStatus = "accepted"
+	// RunQueued: its workflow is open and waits for a place under the definition's concurrency limit.
+	RunQueued RunStatus = "queued"
+	// RunRunning: its tasks are being carried out.
+	RunRunning RunStatus = "running"
+	// RunSucceeded: every task succeeded.
+	RunSucceeded RunStatus = "succeeded"
+	// RunFailed: a task failed for good, or the run could not be started.
+	RunFailed RunStatus = "failed"
+	// RunTimedOut: the run's own timeout ended it.
+	RunTimedOut RunStatus = "timed_out"
+	// RunCanceled: somebody canceled or terminated it.
+	RunCanceled RunStatus = "canceled"
+	// RunSkipped: it was decided not to run it; the reason says why.
+	RunSkipped RunStatus = "skipped"
+	// RunMissed: a slot that could not be run in time; the reason says why.
+	RunMissed RunStatus = "missed"
+)
+
+// RunStatuses lists every state, in the order of a run's life.
+var RunStatuses = []RunStatus{RunAccepted, RunQueued, RunRunning, RunSucceeded, RunFailed, RunTimedOut, RunCanceled,
+	RunSkipped, RunMissed}
+
+// Final reports whether the state never changes again.
+func (s RunStatus) Final() bool {
+	switch s {
+	case RunAccepted, RunQueued, RunRunning:
+		return false
+	default:
+		return true
+	}
+}
+
+// Reason says why a run has its outcome. The list is closed: every value is documented in docs/definition.md.
+type Reason string
+
+// The reasons. A run that succeeded has none.
+const (
+	ReasonNone               Reason = ""
+	ReasonConcurrencyLimit   Reason = "concurrency_limit"   // skipped: as many runs as the limit allows were running
+	ReasonMisfireWindow      Reason = "misfire_window"      // missed: the slot was more than 60 s late
+	ReasonCoalesced          Reason = "coalesced"           // skipped: a newer slot stands for this one
+	ReasonNotDue             Reason = "not_due"             // skipped: not a slot of the definition in force at that time
+	ReasonDefinitionGone     Reason = "definition_deleted"  // skipped: deleted before the run began
+	ReasonDefinitionOff      Reason = "definition_disabled" // skipped: disabled before the run began
+	ReasonTaskFailed         Reason = "task_failed"         // failed: a task failed for good
+	ReasonTaskTimedOut       Reason = "task_timed_out"      // failed: a task used up its timeout
+	ReasonRunTimeout         Reason = "run_timeout"         // timed_out: the definition's timeout passed
+	ReasonCancelRequested    Reason = "cancel_requested"    // canceled: its workflow was canceled
+	ReasonTerminated         Reason = "terminated"          // canceled: its workflow was terminated from outside
+	ReasonWorkflowEnded      Reason = "workflow_ended"      // failed: its workflow closed without closing the row
+	ReasonStartRefused       Reason = "start_refused"       // failed: Temporal refused the start for good
+	ReasonStartLost          Reason = "start_lost"          // failed: not started within the namespace's retention
+	ReasonUnknownTaskType    Reason = "unknown_task_type"   // failed: the worker does not know a task's type
+	ReasonInputTooLarge      Reason = "input_too_large"     // failed: an argument for the user's own worker was too large
+	ReasonRevisionUnreadable Reason = "revision_unreadable" // failed: the stored revision cannot be read by this version
+)
+
+// TriggerKind says what made an occurrence due.
+type TriggerKind string
+
+// The kinds of occurrence.
+const (
+	KindCron   TriggerKind = "cron"
+	KindEvent  TriggerKind = "event"
+	KindManual TriggerKind = "manual"
+)
+
+// Occurrence is one due moment of one definition, before it is in the ledger.
+type Occurrence struct {
+	DefinitionID string
+	// Revision of the definition that was due; 0 for the one in force when the row is written.
+	Revision int
+	Kind     TriggerKind
+	Key      string
+	// Input is the JSON that the tasks may read: the event, or the body of the trigger request. Nil for none. It is kept as
+	// bytes because JSONB refuses some legal JSON (U+0000, 1e400000).
+	Input []byte
+	// EventID and EventType are set for events only.
+	EventID, EventType string
+	// TraceID is the event's or the request's trace id, if any.
+	TraceID string
+}
+
+// Start is what is needed to start the workflow of an accepted row.
+type Start struct {
+	RunID          string
+	DefinitionID   string
+	DefinitionName string
+	Key            string
+	// Timeout is the run's own timeout; the starter adds a backstop to it. Zero when the run may wait in a queue, which has
+	// no bound.
+	Timeout time.Duration
+	// Attempts counts the earlier tries to start it.
+	Attempts int
+	// FirstTriedAt is when the first try was made; zero before it.
+	FirstTriedAt time.Time
+	// AcceptedAt is when the row was committed.
+	AcceptedAt time.Time
+}
+
+// Run is a ledger row.
+type Run struct {
+	ID             string
+	Seq            int64 // order of acceptance, over all definitions
+	DefinitionID   string
+	DefinitionName string
+	Revision       int
+	Kind           TriggerKind
+	Key            string
+	Status         RunStatus
+	Reason         Reason
+	Error          string // one bounded sentence for a person, empty when there is none
+	Input          []byte
+	EventID        string
+	EventType      string
+	TraceID        string
+	SlotAt         *time.Time // the nominal time of a slot
+	AcceptedAt     time.Time
+	StartedAt      *time.Time
+	FinishedAt     *time.Time
+	WorkflowID     string
+	WorkflowRunID  string // Temporal's id of the first execution, empty before the run began
+	Tasks          []TaskResult
+}
+
+// TaskStatus is the state of a task within a run.
+type TaskStatus string
+
+// The states of a task. A task that was never reached has no row.
+const (
+	TaskRunning   TaskStatus = "running"
+	TaskSucceeded TaskStatus = "succeeded"
+	TaskFailed    TaskStatus = "failed"
+	TaskTimedOut  TaskStatus = "timed_out"
+	TaskCanceled  TaskStatus = "canceled"
+)
+
+// MaxOutput is the most bytes of a task's output that the ledger keeps. What is longer is cut, and says so.
+const MaxOutput = 64 << 10
+
+// MaxError is the most bytes of an error text that the ledger keeps.
+const MaxError = 2 << 10
+
+// TaskResult is what became of a task.
+type TaskResult struct {
+	RunID    string
+	Index    int
+	Name     string
+	Type     TaskType
+	Status   TaskStatus
+	Error    string
+	Attempts int
+	// Output is JSON, or the first MaxOutput bytes of it when OutputTruncated is set.
+	Output          []byte
+	OutputTruncated bool
+	StartedAt       time.Time
+	FinishedAt      *time.Time
+}
+
+// Begin asks to begin the run of an occurrence. RunID is empty when Temporal's schedule started the workflow: then the
+// row is found, or made, by definition and slot.
+type Begin struct {
+	RunID        string
+	DefinitionID string
+	// Slot is the nominal time of a run that Temporal's schedule started; zero otherwise.
+	Slot       time.Time
+	WorkflowID string
+	// FirstRunID identifies the workflow across resets and retries: the same one gets the same answer again.
+	FirstRunID string
+}
+
+// Admission is the ledger's answer to Begin.
+type Admission struct {
+	Run Run
+	// Document is the pinned revision; only meaningful while Run.Status is running or queued.
+	Document Document
+	// Repeated tells that the answer was given before, so that it is not counted twice.
+	Repeated bool
+	// Lag is how long after its due moment the run was decided on: for a slot after its nominal time, otherwise after acceptance.
+	Lag time.Duration
+}
+
+// Finish is the end of a run.
+type Finish struct {
+	RunID  string
+	Status RunStatus
+	Reason Reason
+	Error  string
+}
+
+// Finished is the ledger's answer to Finish.
+type Finished struct {
+	// Run is the row as it stands now, which is the earlier outcome when Repeated is set.
+	Run      Run
+	Repeated bool
+	// Wake lists the workflows of queued runs that were marked running in the same transaction, to be told by a signal.
+	Wake []string
+}
+
+// TaskWork is what a task's Temporal activity needs.
+type TaskWork struct {
+	Run  Run
+	Task Task
+	// Done is the stored result of an earlier attempt that already ended, nil otherwise; the work must not be done again.
+	Done *TaskResult
+}
+
+// RunContext is what a task's target receives about its run when the definition gives no arguments or body of its own.
+type RunContext struct {
+	RunID        string          `json:"run_id"`
+	Definition   string          `json:"definition"`
+	DefinitionID string          `json:"definition_id"`
+	Revision     int             `json:"revision"`
+	Trigger      TriggerKind     `json:"trigger"`
+	DueAt        time.Time       `json:"due_at"`
+	TraceID      string          `json:"trace_id,omitempty"`
+	Input        json.RawMessage `json:"input,omitempty"`
+}
+
+// Context returns the run's description for its tasks. DueAt is the slot of a cron run, and the time of acceptance
+// otherwise.
+func (r *Run) Context() RunContext {
+	due := r.AcceptedAt
+	if r.SlotAt != nil {
+		due = *r.SlotAt
+	}
+	return RunContext{
+		RunID: r.ID, Definition: r.DefinitionName, DefinitionID: r.DefinitionID, Revision: r.Revision,
+		Trigger: r.Kind, DueAt: due.UTC(), TraceID: r.TraceID, Input: r.Input,
+	}
+}
+
+// RunInput is the argument of a RunActivity workflow. RunID is empty when Temporal's schedule started it; the slot is
+// then the workflow's TemporalScheduledStartTime.
+type RunInput struct {
+	RunID        string `json:"run_id,omitempty"`
+	DefinitionID string `json:"definition_id"`
+}

@@ -1,0 +1,176 @@
+package definition
+
+import (
+	"encoding/json"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/activity-core/activity-core/internal/cron"
+)
+
+// TriggerType says what makes a definition due.
+type TriggerType string
+
+// The trigger types. Every definition can also be triggered by hand; TriggerManual ones by hand alone.
+const (
+	TriggerCron   TriggerType = "cron"
+	TriggerEvent  TriggerType = "event"
+	TriggerManual TriggerType = "manual"
+)
+
+// Misfire policies: what becomes of a slot that is more than [LateAfter] late.
+const (
+	MisfireSkip     = "skip"     // recorded as missed
+	MisfireCompress = "compress" // only the newest of the late ones runs
+	MisfireCatchup  = "catchup"  // all run, within the misfire window
+)
+
+// LateAfter is how late a slot may be decided on and still count as on time; the definition's jitter comes on top.
+const LateAfter = 60 * time.Second
+
+// Bounds of a trigger.
+const (
+	MaxEventType         = 200 // characters
+	MaxFilters           = 50
+	MaxJitter            = 24 * time.Hour
+	DefaultMisfireWindow = 24 * time.Hour
+	MaxMisfireWindow     = 30 * 24 * time.Hour
+)
+
+// Trigger is the "trigger_config" of a definition: the type and the fields of that type. A field of another type is
+// refused.
+type Trigger struct {
+	Type TriggerType `json:"trigger_type"`
+
+	// Of cron. The expression means what standard cron means, in the zone (IANA name, default UTC).
+	CronExpression string     `json:"cron_expression,omitempty"`
+	Timezone       string     `json:"timezone,omitempty"`
+	MisfirePolicy  string     `json:"misfire_policy,omitempty"`
+	MisfireWindow  Duration   `json:"misfire_window,omitzero"`
+	Jitter         Duration   `json:"jitter,omitzero"`
+	StartAt        *time.Time `json:"start_at,omitempty"` // no slot before it
+	EndAt          *time.Time `json:"end_at,omitempty"`   // no slot after it
+
+	// Of event. Every pair of the filters must equal the member of the payload with that name, by JSON equality.
+	EventType string                     `json:"event_type,omitempty"`
+	Filters   map[string]json.RawMessage `json:"filters,omitempty"`
+}
+
+// Schedule parses the cron expression. It fails only for a trigger that did not come through validation.
+func (t *Trigger) Schedule() (*cron.Schedule, error) {
+	return cron.Parse(t.CronExpression, t.Timezone)
+}
+
+// InWindow reports whether a time lies within StartAt and EndAt, both inclusive.
+func (t *Trigger) InWindow(at time.Time) bool {
+	return (t.StartAt == nil || !at.Before(*t.StartAt)) && (t.EndAt == nil || !at.After(*t.EndAt))
+}
+
+var eventTypePattern = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
+
+// CheckEventType tells in one sentence what is wrong with an event type; "" when nothing is.
+func CheckEventType(s string) string {
+	switch {
+	case s == "":
+		return "must not be empty"
+	case len(s) > MaxEventType:
+		return "must be at most 200 characters long"
+	case strings.ContainsAny(s, "*>"):
+		return "must be one exact type; wildcards are not available in this version"
+	case !eventTypePattern.MatchString(s):
+		return "must be lower-case words of a-z, 0-9, _ and - joined by dots, as in user.created"
+	}
+	return ""
+}
+
+// fieldsOf lists the fields that each trigger type may have, besides trigger_type.
+var fieldsOf = map[TriggerType][]string{
+	TriggerCron: {"cron_expression", "timezone", "misfire_policy", "misfire_window", "jitter", "start_at",
+		"end_at"},
+	TriggerEvent:  {"event_type", "filters"},
+	TriggerManual: {},
+}
+
+func (t *Trigger) defaults() {
+	if t.Type != TriggerCron {
+		return
+	}
+	if t.Timezone == "" {
+		t.Timezone = "UTC"
+	}
+	if t.MisfirePolicy == "" {
+		t.MisfirePolicy = MisfireSkip
+	}
+}
+
+func (t *Trigger) given() []string {
+	var out []string
+	add := func(name string, given bool) {
+		if given {
+			out = append(out, name)
+		}
+	}
+	add("cron_expression", t.CronExpression != "")
+	add("timezone", t.Timezone != "")
+	add("misfire_policy", t.MisfirePolicy != "")
+	add("misfire_window", t.MisfireWindow != 0)
+	add("jitter", t.Jitter != 0)
+	add("start_at", t.StartAt != nil)
+	add("end_at", t.EndAt != nil)
+	add("event_type", t.EventType != "")
+	add("filters", t.Filters != nil)
+	return out
+}
+
+func (t *Trigger) check(f *faults) {
+	const path = "trigger_config"
+	allowed, known := fieldsOf[t.Type]
+	switch {
+	case t.Type == "":
+		f.add(path+".trigger_type", "required", "is required: one of cron, event, manual")
+		return
+	case !known:
+		f.add(path+".trigger_type", "one_of", "%q is not a trigger type: it must be one of cron, event, manual",
+			clip(string(t.Type), 60))
+		return
+	}
+	for _, name := range t.given() {
+		if !slices.Contains(allowed, name) {
+			f.add(path+"."+name, "not_of_this_type", "does not belong to a trigger of type %s", t.Type)
+		}
+	}
+	switch t.Type {
+	case TriggerCron:
+		t.checkCron(path, f)
+	case TriggerEvent:
+		if fault := CheckEventType(t.EventType); fault != "" {
+			f.add(path+".event_type", "event_type", "%s", fault)
+		}
+		if len(t.Filters) > MaxFilters {
+			f.add(path+".filters", "max_items", "has %d pairs; at most %d are allowed", len(t.Filters), MaxFilters)
+		}
+	}
+}
+
+func (t *Trigger) checkCron(path string, f *faults) {
+	if t.CronExpression == "" {
+		f.add(path+".cron_expression", "required", "is required for a cron trigger, as in \"0 9 * * 1-5\"")
+	} else if _, err := t.Schedule(); err != nil {
+		if ce, ok := err.(*cron.Error); ok {
+			f.add(path+"."+ce.Field, ce.Rule, "%s", ce.Message)
+		} else {
+			f.add(path+".cron_expression", "syntax", "%s", err)
+		}
+	}
+	if !slices.Contains([]string{MisfireSkip, MisfireCompress, MisfireCatchup}, t.MisfirePolicy) {
+		f.add(path+".misfire_policy", "one_of", "%q is not a misfire policy: it must be one of skip, compress, catchup",
+			clip(t.MisfirePolicy, 60))
+	}
+	checkDuration(f, path+".jitter", t.Jitter, 0, MaxJitter)
+	checkDuration(f, path+".misfire_window", t.MisfireWindow, 0, MaxMisfireWindow)
+	if t.StartAt != nil && t.EndAt != nil && t.EndAt.Before(*t.StartAt) {
+		f.add(path+".end_at", "after_start", "must not be before start_at")
+	}
+}

@@ -1,0 +1,261 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/activity-core/activity-core/internal/definition"
+)
+
+// Defaults of a Sweeper.
+const (
+	DefaultSweepEvery = 2 * time.Second
+	sweepBatch        = 200
+	sweepConcurrency  = 16
+	// awayPause is how long claimed rows wait when Temporal turned out to be away.
+	awayPause = 5 * time.Second
+	// defaultRetention is assumed of a namespace that names none.
+	defaultRetention = 24 * time.Hour
+)
+
+// SweepStore is what the sweeper needs of storage.
+type SweepStore interface {
+	// ClaimUnstarted claims accepted rows that nobody has started in time.
+	ClaimUnstarted(ctx context.Context, limit int) ([]definition.Start, error)
+	// ReturnUnstarted gives claimed rows back, to be claimed again after a pause.
+	ReturnUnstarted(ctx context.Context, runIDs []string, pause time.Duration) error
+	// CloseUnbegun ends a row that is still accepted.
+	CloseUnbegun(ctx context.Context, f definition.Finish) (bool, error)
+}
+
+// SweeperOptions are the options of a Sweeper. Every field but Every is required.
+type SweeperOptions struct {
+	Ledger    *Ledger
+	Store     SweepStore
+	Temporal  client.Client
+	Namespace string
+	// Every is the pause between two looks; 0 for DefaultSweepEvery. A look that finds nothing is one indexed statement.
+	Every      time.Duration
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Sweeper starts what was accepted and not started. Any number may run at once.
+type Sweeper struct {
+	o     SweeperOptions
+	swept *prometheus.CounterVec
+
+	retentionMu sync.Mutex
+	retention   time.Duration // of the namespace; 0 until read
+}
+
+// NewSweeper makes a Sweeper.
+func NewSweeper(o SweeperOptions) (*Sweeper, error) {
+	switch {
+	case o.Ledger == nil:
+		return nil, errors.New("sweeper: Ledger is missing")
+	case o.Store == nil:
+		return nil, errors.New("sweeper: Store is missing")
+	case o.Temporal == nil:
+		return nil, errors.New("sweeper: Temporal is missing")
+	case o.Namespace == "":
+		return nil, errors.New("sweeper: Namespace is missing")
+	case o.Log == nil:
+		return nil, errors.New("sweeper: Log is missing")
+	case o.Registerer == nil:
+		return nil, errors.New("sweeper: Registerer is missing")
+	}
+	if o.Every == 0 {
+		o.Every = DefaultSweepEvery
+	}
+	s := &Sweeper{o: o, swept: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "actcore_runs_swept_total",
+		Help: "Accepted runs that nobody had started in time, by what became of them: started, waiting (its workflow is " +
+			"open), closed (its workflow had ended) and lost (too old to be started safely).",
+	}, []string{"result"})}
+	for _, result := range []string{"started", "waiting", "closed", "lost"} {
+		s.swept.WithLabelValues(result)
+	}
+	return s, o.Registerer.Register(s.swept)
+}
+
+// Run sweeps until the context ends. Failures are logged, once per state, and tried again.
+func (s *Sweeper) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		full, err := s.sweep(ctx)
+		pause := s.o.Every
+		switch {
+		case err != nil && ctx.Err() == nil:
+			pause = awayPause
+			if !failing {
+				s.o.Log.Warn("sweep failed; trying again until it works", "error", err)
+			}
+			failing = true
+		case err == nil:
+			if failing {
+				s.o.Log.Info("sweep works again")
+			}
+			failing = false
+			if full {
+				pause = 0
+			}
+		}
+		timer.Reset(pause)
+	}
+}
+
+// sweep starts one batch; full reports that there may be more.
+func (s *Sweeper) sweep(ctx context.Context) (full bool, err error) {
+	claimed, err := s.o.Store.ClaimUnstarted(ctx, sweepBatch)
+	if err != nil || len(claimed) == 0 {
+		return false, err
+	}
+	var (
+		mu    sync.Mutex
+		back  []string
+		cause error
+	)
+	group := errgroup.Group{}
+	group.SetLimit(sweepConcurrency)
+	for _, start := range claimed {
+		group.Go(func() error {
+			mu.Lock()
+			away := cause != nil
+			mu.Unlock()
+			if !away {
+				err := s.start(ctx, start)
+				if err == nil {
+					return nil
+				}
+				mu.Lock()
+				cause = err
+				mu.Unlock()
+			}
+			mu.Lock()
+			back = append(back, start.RunID)
+			mu.Unlock()
+			return nil
+		})
+	}
+	_ = group.Wait() // the functions return no errors
+	if len(back) > 0 {
+		// Also when the context has ended: the rows would otherwise wait out their whole pause.
+		returning, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+		defer cancel()
+		cause = errors.Join(cause, s.o.Store.ReturnUnstarted(returning, back, awayPause))
+	}
+	return cause == nil && len(claimed) == sweepBatch, cause
+}
+
+// start does what a claimed row needs. An error is transient.
+func (s *Sweeper) start(ctx context.Context, start definition.Start) error {
+	retention, err := s.readRetention(ctx)
+	if err != nil {
+		return err
+	}
+	// Temporal forgets closed workflows after the retention, and with them that a workflow id was used. Beyond it a start
+	// could be a second one.
+	if !start.FirstTriedAt.IsZero() && time.Since(start.FirstTriedAt) > retention-min(time.Hour, retention/2) {
+		return s.close(ctx, start, "lost", definition.Finish{
+			Status: definition.RunFailed, Reason: definition.ReasonStartLost,
+			Error: fmt.Sprintf("its workflow could not be started for %s, which is as long as the namespace remembers workflows",
+				time.Since(start.FirstTriedAt).Round(time.Minute)),
+		})
+	}
+	err = s.o.Ledger.execute(ctx, start)
+	if err == nil {
+		s.swept.WithLabelValues("started").Inc()
+		return nil
+	}
+	if !errors.Is(err, errDuplicate) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	id := definition.WorkflowID(start.DefinitionID, start.Key)
+	described, err := s.o.Temporal.DescribeWorkflowExecution(ctx, id, "")
+	if err != nil {
+		var gone *serviceerror.NotFound
+		if errors.As(err, &gone) {
+			return nil // removed between the two calls; the next sweep starts it
+		}
+		return fmt.Errorf("describe workflow %s: %w", id, err)
+	}
+	status := described.GetWorkflowExecutionInfo().GetStatus()
+	if status == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
+		s.swept.WithLabelValues("waiting").Inc()
+		return nil
+	}
+	return s.close(ctx, start, "closed", closedFinish(status))
+}
+
+func (s *Sweeper) close(ctx context.Context, start definition.Start, result string, f definition.Finish) error {
+	f.RunID = start.RunID
+	closed, err := s.o.Store.CloseUnbegun(ctx, f)
+	if err != nil {
+		return err
+	}
+	if closed {
+		s.swept.WithLabelValues(result).Inc()
+		s.o.Log.Warn("closed a run that never began", "run_id", start.RunID, "definition", start.DefinitionName,
+			"status", f.Status, "reason", f.Reason)
+	}
+	return nil
+}
+
+// closedFinish says how a row ends whose workflow ended without ever beginning the run.
+func closedFinish(status enumspb.WorkflowExecutionStatus) definition.Finish {
+	switch status {
+	case enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED:
+		return definition.Finish{Status: definition.RunCanceled, Reason: definition.ReasonTerminated,
+			Error: "its workflow was terminated before the run began"}
+	case enumspb.WORKFLOW_EXECUTION_STATUS_CANCELED:
+		return definition.Finish{Status: definition.RunCanceled, Reason: definition.ReasonCancelRequested,
+			Error: "its workflow was canceled before the run began"}
+	case enumspb.WORKFLOW_EXECUTION_STATUS_TIMED_OUT:
+		return definition.Finish{Status: definition.RunTimedOut, Reason: definition.ReasonRunTimeout,
+			Error: "its workflow timed out before the run began"}
+	}
+	return definition.Finish{Status: definition.RunFailed, Reason: definition.ReasonWorkflowEnded,
+		Error: "its workflow ended before the run began; the workflow's history in Temporal says why"}
+}
+
+// readRetention asks for the namespace's retention until it is known.
+func (s *Sweeper) readRetention(ctx context.Context) (time.Duration, error) {
+	s.retentionMu.Lock()
+	defer s.retentionMu.Unlock()
+	if s.retention > 0 {
+		return s.retention, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	answer, err := s.o.Temporal.WorkflowService().DescribeNamespace(ctx,
+		&workflowservice.DescribeNamespaceRequest{Namespace: s.o.Namespace})
+	if err != nil {
+		return 0, fmt.Errorf("describe namespace %s: %w", s.o.Namespace, err)
+	}
+	s.retention = answer.GetConfig().GetWorkflowExecutionRetentionTtl().AsDuration()
+	if s.retention <= 0 {
+		s.retention = defaultRetention
+	}
+	return s.retention, nil
+}

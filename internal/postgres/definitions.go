@@ -1,0 +1,275 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/activity-core/activity-core/internal/definition"
+)
+
+// actor is who the audit trail names while requests carry no identity.
+const actor = "api"
+
+// CreateDefinition stores a new definition, its first revision and its audit row, and marks its schedule to be made.
+// The error is ErrNameTaken when a live definition has the name.
+func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (definition.Stored, error) {
+	id := definition.NewID()
+	data, err := encode(doc)
+	if err != nil {
+		return definition.Stored{}, err
+	}
+	var stored definition.Stored
+	err = s.tx(ctx, "create definition "+doc.Name, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `
+			INSERT INTO definitions (id, name, revision, enabled, enabled_since, trigger_type, event_type, document,
+			                         created_at, updated_at)
+			VALUES ($1, $2, 1, $3, now(), $4, NULLIF($5, ''), $6, now(), now())`,
+			id, doc.Name, doc.Enabled, doc.Trigger.Type, doc.Trigger.EventType, data)
+		if err != nil {
+			return err
+		}
+		if err := recordChange(ctx, tx, change{id: id, action: "create", revision: 1, doc: &doc, after: data}); err != nil {
+			return err
+		}
+		stored, err = readDefinition(ctx, tx, id, false)
+		return err
+	})
+	return stored, err
+}
+
+// GetDefinition returns a live definition; ErrNotFound for others.
+func (s *Store) GetDefinition(ctx context.Context, id string) (definition.Stored, error) {
+	stored, err := readDefinition(ctx, s.pool, id, false)
+	return stored, translate("get definition "+id, err)
+}
+
+// ListDefinitions returns a page of live definitions in the order of creation.
+func (s *Store) ListDefinitions(ctx context.Context, q definition.ListDefinitions) ([]definition.Stored, error) {
+	sql := strings.Builder{}
+	sql.WriteString(selectDefinition + ` WHERE d.deleted_at IS NULL AND d.seq > $1`)
+	args := []any{q.AfterSeq}
+	where := func(condition string, value any) {
+		args = append(args, value)
+		fmt.Fprintf(&sql, " AND "+condition, len(args))
+	}
+	if q.TriggerType != "" {
+		where("d.trigger_type = $%d", q.TriggerType)
+	}
+	if q.Name != "" {
+		where("d.name = $%d", q.Name)
+	}
+	if q.Enabled != nil {
+		where("d.enabled = $%d", *q.Enabled)
+	}
+	args = append(args, q.Limit)
+	fmt.Fprintf(&sql, " ORDER BY d.seq LIMIT $%d", len(args))
+	rows, err := s.pool.Query(ctx, sql.String(), args...)
+	if err != nil {
+		return nil, translate("list definitions", err)
+	}
+	list, err := pgx.CollectRows(rows, scanDefinition)
+	return list, translate("list definitions", err)
+}
+
+// UpdateDefinition changes a live definition in one transaction: change receives the document in force and returns the
+// wanted one. A document that means the same makes no revision. Errors: ErrNotFound, ErrNameTaken, and those of change.
+func (s *Store) UpdateDefinition(
+	ctx context.Context, id string, edit func(definition.Document) (definition.Document, error),
+) (definition.Stored, error) {
+	var stored definition.Stored
+	err := s.tx(ctx, "update definition "+id, func(tx pgx.Tx) error {
+		now, err := readDefinition(ctx, tx, id, true)
+		if err != nil {
+			return err
+		}
+		stored = now
+		doc, err := edit(now.Document)
+		if err != nil {
+			return err
+		}
+		if doc.Equal(now.Document) {
+			return nil
+		}
+		before, err := encode(now.Document)
+		if err != nil {
+			return err
+		}
+		after, err := encode(doc)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `
+			UPDATE definitions
+			SET name = $2, revision = revision + 1, enabled = $3, trigger_type = $4, event_type = NULLIF($5, ''),
+			    document = $6, updated_at = now(),
+			    enabled_since = CASE WHEN $3 AND NOT enabled THEN now() ELSE enabled_since END
+			WHERE id = $1`,
+			id, doc.Name, doc.Enabled, doc.Trigger.Type, doc.Trigger.EventType, after)
+		if err != nil {
+			return err
+		}
+		err = recordChange(ctx, tx, change{id: id, action: "update", revision: now.Revision + 1, doc: &doc,
+			before: before, after: after, hadSchedule: now.Trigger.Type == definition.TriggerCron})
+		if err != nil {
+			return err
+		}
+		stored, err = readDefinition(ctx, tx, id, false)
+		return err
+	})
+	return stored, err
+}
+
+// DeleteDefinition deletes a live definition; ErrNotFound for others. Its runs, revisions and audit trail stay.
+func (s *Store) DeleteDefinition(ctx context.Context, id string) error {
+	return s.tx(ctx, "delete definition "+id, func(tx pgx.Tx) error {
+		now, err := readDefinition(ctx, tx, id, true)
+		if err != nil {
+			return err
+		}
+		before, err := encode(now.Document)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `
+			UPDATE definitions SET deleted_at = now(), updated_at = now(), revision = revision + 1 WHERE id = $1`, id)
+		if err != nil {
+			return err
+		}
+		return recordChange(ctx, tx, change{id: id, action: "delete", revision: now.Revision + 1, before: before,
+			hadSchedule: now.Trigger.Type == definition.TriggerCron})
+	})
+}
+
+// CountDefinitions counts live definitions by trigger type.
+func (s *Store) CountDefinitions(ctx context.Context) (map[definition.TriggerType]int, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT trigger_type, count(*) FROM definitions WHERE deleted_at IS NULL GROUP BY trigger_type`)
+	if err != nil {
+		return nil, translate("count definitions", err)
+	}
+	counts := map[definition.TriggerType]int{
+		definition.TriggerCron: 0, definition.TriggerEvent: 0, definition.TriggerManual: 0,
+	}
+	var trigger definition.TriggerType
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&trigger, &n}, func() error {
+		counts[trigger] = n
+		return nil
+	})
+	return counts, translate("count definitions", err)
+}
+
+// change is what every write of a definition leaves behind besides the row itself.
+type change struct {
+	id, action  string
+	revision    int
+	doc         *definition.Document // nil for a deletion
+	before      []byte
+	after       []byte
+	hadSchedule bool
+}
+
+func recordChange(ctx context.Context, tx pgx.Tx, c change) error {
+	if c.doc != nil {
+		_, err := tx.Exec(ctx, `
+			INSERT INTO definition_revisions (definition_id, revision, document, run_limit, run_timeout, created_at)
+			VALUES ($1, $2, $3, $4, $5, now())`,
+			c.id, c.revision, c.after, c.doc.Limits(definition.KindEvent).Limit, c.doc.RunTimeout())
+		if err != nil {
+			return err
+		}
+	}
+	if c.hadSchedule || (c.doc != nil && c.doc.Trigger.Type == definition.TriggerCron) {
+		_, err := tx.Exec(ctx, `
+			INSERT INTO schedule_sync (definition_id, desired) VALUES ($1, $2)
+			ON CONFLICT (definition_id) DO UPDATE
+			SET desired = excluded.desired, next_attempt_at = now(), attempts = 0, last_error = '',
+			    since = CASE WHEN schedule_sync.dirty THEN schedule_sync.since ELSE now() END, dirty = true`,
+			c.id, c.revision)
+		if err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec(ctx, `
+		INSERT INTO audit (actor, action, definition_id, revision, before, after)
+		VALUES ($1, $2, $3, $4, $5, $6)`,
+		actor, c.action, c.id, c.revision, c.before, c.after)
+	return err
+}
+
+const selectDefinition = `
+	SELECT d.id::text, d.revision, d.document::text, d.created_at, d.updated_at, d.enabled_since, d.seq,
+	       s.definition_id IS NOT NULL, COALESCE(s.dirty, false), COALESCE(s.desired, 0), COALESCE(s.observed, 0),
+	       COALESCE(s.last_error, ''), COALESCE(s.since, d.created_at)
+	FROM definitions d LEFT JOIN schedule_sync s ON s.definition_id = d.id`
+
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func readDefinition(ctx context.Context, q querier, id string, lock bool) (definition.Stored, error) {
+	sql := selectDefinition + ` WHERE d.id = $1 AND d.deleted_at IS NULL`
+	if lock {
+		sql += ` FOR UPDATE OF d`
+	}
+	rows, err := q.Query(ctx, sql, id)
+	if err != nil {
+		return definition.Stored{}, err
+	}
+	return pgx.CollectExactlyOneRow(rows, scanDefinition)
+}
+
+func scanDefinition(row pgx.CollectableRow) (definition.Stored, error) {
+	var (
+		d         definition.Stored
+		document  string
+		scheduled bool
+		dirty     bool
+		sync      definition.SyncStatus
+	)
+	err := row.Scan(&d.ID, &d.Revision, &document, &d.CreatedAt, &d.UpdatedAt, &d.EnabledSince, &d.Seq, &scheduled,
+		&dirty, &sync.Desired, &sync.Observed, &sync.LastError, &sync.Since)
+	if err != nil {
+		return d, err
+	}
+	if d.Document, err = definition.DecodeStored([]byte(document)); err != nil {
+		return d, fmt.Errorf("definition %s revision %d: %w", d.ID, d.Revision, err)
+	}
+	if scheduled {
+		sync.State = syncState(dirty, sync.LastError)
+		d.Sync = sync
+	}
+	return d, nil
+}
+
+func syncState(dirty bool, lastError string) definition.SyncState {
+	switch {
+	case !dirty:
+		return definition.SyncSynced
+	case lastError != "":
+		return definition.SyncError
+	}
+	return definition.SyncPending
+}
+
+func encode(doc definition.Document) ([]byte, error) {
+	data, err := json.Marshal(doc, json.Deterministic(true))
+	if err != nil {
+		return nil, fmt.Errorf("encode definition %s: %w", doc.Name, err)
+	}
+	return data, nil
+}
+
+// utc drops the session's zone from a time that was read.
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}

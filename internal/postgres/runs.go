@@ -1,0 +1,203 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/activity-core/activity-core/internal/definition"
+)
+
+// FirstSweep is how long after acceptance the sweeper leaves a row to the process that accepted it.
+const FirstSweep = 30 * time.Second
+
+// maxSweepPause bounds the doubling pause between two tries to start a row.
+const maxSweepPause = 10 * time.Minute
+
+// AcceptRuns commits one ledger row for each occurrence that has none yet, in one statement, and returns what is needed
+// to start the new ones. An occurrence whose row exists already, and one whose definition was deleted, adds nothing.
+// Errors: ErrUnavailable, and ErrNotStorable when a value of any of them is refused, in which case none is stored.
+func (s *Store) AcceptRuns(ctx context.Context, occurrences []definition.Occurrence) ([]definition.Start, error) {
+	// Two batches that insert the same keys in different orders would deadlock.
+	sorted := slices.SortedFunc(slices.Values(occurrences), func(a, b definition.Occurrence) int {
+		return cmp.Or(cmp.Compare(a.DefinitionID, b.DefinitionID), cmp.Compare(a.Key, b.Key))
+	})
+	n := len(sorted)
+	ids, definitions, revisions := make([]string, n), make([]string, n), make([]int32, n)
+	kinds, keys, inputs := make([]string, n), make([]string, n), make([][]byte, n)
+	eventIDs, eventTypes, traceIDs, workflows := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	for i, o := range sorted {
+		ids[i], definitions[i], revisions[i] = definition.NewID(), o.DefinitionID, int32(o.Revision)
+		kinds[i], keys[i], inputs[i] = string(o.Kind), o.Key, o.Input
+		eventIDs[i], eventTypes[i], traceIDs[i] = o.EventID, o.EventType, o.TraceID
+		workflows[i] = definition.WorkflowID(o.DefinitionID, o.Key)
+	}
+	var starts []definition.Start
+	err := retried(func() error {
+		rows, err := s.pool.Query(ctx, `
+			INSERT INTO runs (id, definition_id, definition_name, revision, kind, occurrence_key, status, input, event_id,
+			                  event_type, trace_id, run_limit, run_timeout, workflow_id, start_after)
+			SELECT o.id, d.id, d.name, r.revision, o.kind, o.key, 'accepted', o.input, o.event_id, o.event_type, o.trace_id,
+			       r.run_limit, r.run_timeout, o.workflow_id, now() + $11
+			FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[],
+			            $9::text[], $10::text[])
+			     WITH ORDINALITY AS o (id, definition_id, revision, kind, key, input, event_id, event_type, trace_id,
+			                           workflow_id, place)
+			JOIN definitions d ON d.id = o.definition_id AND d.deleted_at IS NULL
+			JOIN definition_revisions r ON r.definition_id = d.id AND r.revision = COALESCE(NULLIF(o.revision, 0), d.revision)
+			ORDER BY o.place
+			ON CONFLICT (definition_id, occurrence_key) DO NOTHING
+			RETURNING `+startColumns,
+			ids, definitions, revisions, kinds, keys, inputs, eventIDs, eventTypes, traceIDs, workflows, FirstSweep)
+		if err != nil {
+			return err
+		}
+		starts, err = pgx.CollectRows(rows, scanStart)
+		return err
+	})
+	return starts, translate("accept runs", err)
+}
+
+// ClaimUnstarted claims accepted rows whose time to be started by the sweeper has come: each gets its next time at once
+// (double the pause each time), so that no other sweeper takes it meanwhile. Nothing is locked when it returns.
+func (s *Store) ClaimUnstarted(ctx context.Context, limit int) ([]definition.Start, error) {
+	rows, err := s.pool.Query(ctx, `
+		UPDATE runs
+		SET start_after = now() + LEAST($2::interval * power(2, LEAST(start_attempts, 20)), $3::interval),
+		    start_attempts = start_attempts + 1, first_tried_at = COALESCE(first_tried_at, now())
+		WHERE id IN (SELECT id FROM runs WHERE status = 'accepted' AND start_after <= now()
+		             ORDER BY start_after LIMIT $1 FOR UPDATE SKIP LOCKED)
+		RETURNING `+startColumns, limit, FirstSweep, maxSweepPause)
+	if err != nil {
+		return nil, translate("claim unstarted runs", err)
+	}
+	starts, err := pgx.CollectRows(rows, scanStart)
+	return starts, translate("claim unstarted runs", err)
+}
+
+// ReturnUnstarted gives claimed rows back, to be claimed again after a pause: the try was none, because Temporal was away.
+func (s *Store) ReturnUnstarted(ctx context.Context, runIDs []string, pause time.Duration) error {
+	_, err := s.pool.Exec(ctx, `
+		UPDATE runs
+		SET start_after = now() + $2, start_attempts = GREATEST(start_attempts - 1, 0),
+		    first_tried_at = CASE WHEN start_attempts > 1 THEN first_tried_at END
+		WHERE id = ANY($1::uuid[]) AND status = 'accepted'`, runIDs, pause)
+	return translate("return unstarted runs", err)
+}
+
+// CloseUnbegun ends a row that is still accepted, whose workflow never began it; it reports whether the row was.
+func (s *Store) CloseUnbegun(ctx context.Context, f definition.Finish) (bool, error) {
+	tag, err := s.pool.Exec(ctx, `
+		UPDATE runs SET status = $2, reason = $3, error = $4, finished_at = now() WHERE id = $1 AND status = 'accepted'`,
+		f.RunID, f.Status, f.Reason, bound(f.Error))
+	return tag.RowsAffected() == 1, translate("close run "+f.RunID, err)
+}
+
+// GetRun returns a run with its tasks; ErrNotFound when there is none.
+func (s *Store) GetRun(ctx context.Context, id string) (definition.Run, error) {
+	rows, err := s.pool.Query(ctx, `SELECT `+runColumns+`, input FROM runs WHERE id = $1`, id)
+	if err != nil {
+		return definition.Run{}, translate("get run "+id, err)
+	}
+	run, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (definition.Run, error) {
+		return scanRun(row, true)
+	})
+	if err != nil {
+		return definition.Run{}, translate("get run "+id, err)
+	}
+	rows, err = s.pool.Query(ctx, `
+		SELECT run_id::text, index, name, type, status, error, attempts, output, output_truncated, started_at, finished_at
+		FROM task_results WHERE run_id = $1 ORDER BY index`, id)
+	if err != nil {
+		return definition.Run{}, translate("get tasks of run "+id, err)
+	}
+	run.Tasks, err = pgx.CollectRows(rows, scanTask)
+	return run, translate("get tasks of run "+id, err)
+}
+
+// ListRuns returns a page of runs, newest first, without their tasks and inputs.
+func (s *Store) ListRuns(ctx context.Context, q definition.ListRuns) ([]definition.Run, error) {
+	sql := strings.Builder{}
+	sql.WriteString(`SELECT ` + runColumns + ` FROM runs WHERE true`)
+	var args []any
+	where := func(condition string, value any) {
+		args = append(args, value)
+		fmt.Fprintf(&sql, " AND "+condition, len(args))
+	}
+	if q.BeforeSeq > 0 {
+		where("seq < $%d", q.BeforeSeq)
+	}
+	if q.DefinitionID != "" {
+		where("definition_id = $%d", q.DefinitionID)
+	}
+	if q.Status != "" {
+		where("status = $%d", q.Status)
+	}
+	if q.Kind != "" {
+		where("kind = $%d", q.Kind)
+	}
+	args = append(args, q.Limit)
+	fmt.Fprintf(&sql, " ORDER BY seq DESC LIMIT $%d", len(args))
+	rows, err := s.pool.Query(ctx, sql.String(), args...)
+	if err != nil {
+		return nil, translate("list runs", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (definition.Run, error) { return scanRun(row, false) })
+	return list, translate("list runs", err)
+}
+
+// startColumns has no timeout for a limited run: it may wait in its queue for ever.
+const startColumns = `id::text, definition_id::text, definition_name, occurrence_key,
+	CASE WHEN run_limit = 0 THEN run_timeout ELSE interval '0' END, start_attempts, first_tried_at, accepted_at`
+
+func scanStart(row pgx.CollectableRow) (definition.Start, error) {
+	var st definition.Start
+	var first *time.Time
+	err := row.Scan(&st.RunID, &st.DefinitionID, &st.DefinitionName, &st.Key, &st.Timeout, &st.Attempts, &first,
+		&st.AcceptedAt)
+	if first != nil {
+		st.FirstTriedAt = *first
+	}
+	return st, err
+}
+
+const runColumns = `id::text, seq, definition_id::text, definition_name, revision, kind, occurrence_key, status, reason,
+	error, event_id, event_type, trace_id, slot_at, accepted_at, started_at, finished_at, workflow_id, workflow_run_id`
+
+// runFields returns where the columns of runColumns go.
+func runFields(r *definition.Run) []any {
+	return []any{&r.ID, &r.Seq, &r.DefinitionID, &r.DefinitionName, &r.Revision, &r.Kind, &r.Key, &r.Status, &r.Reason,
+		&r.Error, &r.EventID, &r.EventType, &r.TraceID, &r.SlotAt, &r.AcceptedAt, &r.StartedAt, &r.FinishedAt, &r.WorkflowID,
+		&r.WorkflowRunID}
+}
+
+func scanRun(row pgx.CollectableRow, withInput bool) (definition.Run, error) {
+	var r definition.Run
+	into := runFields(&r)
+	if withInput {
+		into = append(into, &r.Input)
+	}
+	if err := row.Scan(into...); err != nil {
+		return r, err
+	}
+	inUTC(&r)
+	return r, nil
+}
+
+func inUTC(r *definition.Run) {
+	r.SlotAt, r.StartedAt, r.FinishedAt, r.AcceptedAt = utc(r.SlotAt), utc(r.StartedAt), utc(r.FinishedAt), r.AcceptedAt.UTC()
+}
+
+// bound keeps an error text within what the ledger stores, and storable: text columns refuse U+0000 and bad UTF-8.
+func bound(text string) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+	if len(text) <= definition.MaxError {
+		return text
+	}
+	return strings.ToValidUTF8(text[:definition.MaxError-len("…")], "") + "…"
+}

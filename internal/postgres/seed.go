@@ -1,0 +1,57 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/activity-core/activity-core/internal/definition"
+)
+
+// seeds are the definitions of a fresh development system: one of each trigger type, each with something to see.
+var seeds = []string{`{
+	"name": "example-heartbeat",
+	"description": "Runs every minute and writes a line to the worker's log.",
+	"labels": {"example": "cron"},
+	"trigger_config": {"trigger_type": "cron", "cron_expression": "* * * * *", "timezone": "UTC"},
+	"tasks": [{"name": "beat", "type": "log", "with": {"message": "the heartbeat example is alive"}}]
+}`, `{
+	"name": "example-pro-signup",
+	"description": "Runs for each user.created event whose payload says tier pro.",
+	"labels": {"example": "event"},
+	"trigger_config": {"trigger_type": "event", "event_type": "user.created", "filters": {"tier": "pro"}},
+	"tasks": [{"name": "welcome", "type": "log", "with": {"message": "a pro user signed up"}}]
+}`, `{
+	"name": "example-by-hand",
+	"description": "Runs when it is triggered by hand.",
+	"labels": {"example": "manual"},
+	"trigger_config": {"trigger_type": "manual"},
+	"tasks": [{"name": "hello", "type": "log", "with": {"message": "triggered by hand"}}]
+}`}
+
+// Seed makes the example definitions that were never made before, and returns a line for each: its name and what became
+// of it. One that was changed or deleted since stays so.
+func (s *Store) Seed(ctx context.Context) ([]string, error) {
+	var lines []string
+	for _, text := range seeds {
+		doc, err := definition.ParseDocument([]byte(text))
+		if err != nil {
+			return lines, fmt.Errorf("read example definition: %w", err)
+		}
+		var known bool
+		err = s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM definitions WHERE name = $1)`, doc.Name).Scan(&known)
+		if err != nil {
+			return lines, translate("look for definition "+doc.Name, err)
+		}
+		state := "created"
+		if known {
+			state = "already there"
+		} else if _, err := s.CreateDefinition(ctx, doc); errors.Is(err, definition.ErrNameTaken) {
+			state = "already there"
+		} else if err != nil {
+			return lines, err
+		}
+		lines = append(lines, doc.Name+": "+state)
+	}
+	return lines, nil
+}

@@ -1,0 +1,145 @@
+// Package postgres holds all SQL: one file for each family of transactions. A method owns its transaction, and translates
+// what Postgres says into the errors of package definition, once. Times are always Postgres' own clock, so that processes
+// with different clocks agree.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/activity-core/activity-core/internal/definition"
+)
+
+// Store is the whole of what is kept in Postgres. It is safe for concurrent use.
+type Store struct {
+	pool *pgxpool.Pool
+}
+
+// New makes a Store on a pool, which stays the caller's to close.
+func New(pool *pgxpool.Pool) *Store {
+	return &Store{pool: pool}
+}
+
+// Ping asks the database for one answer. The error is meant for an operator: it holds no password.
+func (s *Store) Ping(ctx context.Context) error {
+	return translate("ask postgres", s.pool.Ping(ctx))
+}
+
+// InstallationID returns the id that this database gave itself when its schema was made.
+func (s *Store) InstallationID(ctx context.Context) (string, error) {
+	var id string
+	err := s.pool.QueryRow(ctx, `SELECT id::text FROM installation`).Scan(&id)
+	return id, translate("read the installation id", err)
+}
+
+// conflictTries is how often a transaction that lost a race (deadlock, serialization failure) is tried in all.
+const conflictTries = 5
+
+// tx runs work in a transaction, again when it lost a race. The work must have no effect outside the transaction.
+func (s *Store) tx(ctx context.Context, attempt string, work func(pgx.Tx) error) error {
+	var err error
+	for range conflictTries {
+		err = pgx.BeginFunc(ctx, s.pool, work)
+		if !lostRace(err) {
+			break
+		}
+	}
+	return translate(attempt, err)
+}
+
+// retried runs a single statement, again when it lost a race.
+func retried(statement func() error) error {
+	var err error
+	for range conflictTries {
+		if err = statement(); !lostRace(err) {
+			break
+		}
+	}
+	return err
+}
+
+func lostRace(err error) bool {
+	code := sqlState(err)
+	return code == "40001" || code == "40P01"
+}
+
+func sqlState(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+// translate says what was attempted and turns the driver's error into one of package definition's. It is the only place
+// that looks into driver errors.
+func translate(attempt string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var invalid *definition.InvalidError
+	switch {
+	case errors.As(err, &invalid),
+		errors.Is(err, definition.ErrNotFound), errors.Is(err, definition.ErrNameTaken),
+		errors.Is(err, definition.ErrLeaseLost), errors.Is(err, definition.ErrOtherWorkflow):
+		return fmt.Errorf("%s: %w", attempt, err)
+	case errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("%s: %w", attempt, definition.ErrNotFound)
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("%s: %w", attempt, err)
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch {
+		case pg.Code == "23505" && pg.ConstraintName == "definitions_name":
+			return fmt.Errorf("%s: %w", attempt, definition.ErrNameTaken)
+		case strings.HasPrefix(pg.Code, "22"), strings.HasPrefix(pg.Code, "23"):
+			return fmt.Errorf("%s: %w (SQLSTATE %s)", attempt, definition.ErrNotStorable, pg.Code)
+		case unavailableState(pg.Code):
+			return fmt.Errorf("%s: %w (SQLSTATE %s)", attempt, definition.ErrUnavailable, pg.Code)
+		}
+		return fmt.Errorf("%s: %w", attempt, err)
+	}
+	var connect *pgconn.ConnectError
+	var network net.Error
+	if errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err) || isBrokenConnection(err) {
+		return fmt.Errorf("%s: %w: %s", attempt, definition.ErrUnavailable, brief(err))
+	}
+	return fmt.Errorf("%s: %w", attempt, err)
+}
+
+// unavailableState reports whether the code means that the server cannot work now but may later: connection trouble,
+// too many connections or no disk, shutdown and recovery, and a schema that a rollout has not reached yet.
+func unavailableState(code string) bool {
+	return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") || strings.HasPrefix(code, "57P") ||
+		code == "40001" || code == "40P01"
+}
+
+func isBrokenConnection(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "unexpected EOF") || strings.Contains(text, "conn closed") ||
+		strings.Contains(text, "closed pool") || strings.Contains(text, "connection reset")
+}
+
+// brief keeps the cause of a connection failure without the connection string that the driver puts before it.
+func brief(err error) string {
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		if cause := errors.Unwrap(connect); cause != nil {
+			text := cause.Error()
+			if i := strings.LastIndex(text, "dial error: "); i >= 0 {
+				text = text[i:]
+			}
+			return text
+		}
+	}
+	return err.Error()
+}

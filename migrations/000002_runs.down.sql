@@ -1,0 +1,3 @@
+DROP TABLE task_results;
+DROP TABLE concurrency;
+DROP TABLE runs;
