@@ -1,0 +1,247 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/api/serviceerror"
+
+	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/testenv"
+)
+
+// A cron definition from its creation to its deletion: its schedule follows, it fires on its minute, and Temporal's
+// search finds its runs.
+func TestCron(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	worker, api := s.start("worker"), s.start("api")
+	status, created := s.call("POST", "/activity-definitions/", `{"name": "each-minute",
+		"trigger_config": {"trigger_type": "cron", "cron_expression": "* * * * *", "timezone": "Europe/Berlin"},
+		"tasks": [{"name": "say", "type": "log", "with": {"message": "tick"}}]}`)
+	if status != http.StatusCreated {
+		t.Fatalf("create answered %d: %v", status, created)
+	}
+	id := created.str("id")
+	sync, _ := created["sync"].(map[string]any)
+	if sync["state"] != "synced" {
+		t.Errorf("the answer says sync %v, want synced", sync)
+	}
+	schedule := s.temporal.ScheduleClient().GetHandle(t.Context(), definition.ScheduleID(id))
+	described, err := schedule.Describe(t.Context())
+	if err != nil || described.Schedule.State.Paused {
+		t.Fatalf("schedule after creation: %+v, %v", described, err)
+	}
+
+	var fired object
+	testenv.Eventually(t, 80*time.Second, "the definition fires on its minute", func(ctx context.Context) (bool, error) {
+		list, err := s.tryRuns(ctx, id)
+		if err != nil || len(list) == 0 {
+			return false, err
+		}
+		fired = list[len(list)-1]
+		return fired.str("status") == "succeeded", nil
+	})
+	slot, err := time.Parse(time.RFC3339, fired.str("slot_at"))
+	if err != nil || slot.Second() != 0 {
+		t.Errorf("slot_at = %q, %v; want a whole minute", fired.str("slot_at"), err)
+	}
+	started, err := time.Parse(time.RFC3339, fired.str("started_at"))
+	if err != nil || started.Before(slot) || started.Sub(slot) > 30*time.Second {
+		t.Errorf("slot %s began at %s, %v", slot, fired.str("started_at"), err)
+	}
+	if want := "cron-" + slot.UTC().Format(time.RFC3339); fired.str("occurrence_key") != want {
+		t.Errorf("occurrence key = %s, want %s", fired.str("occurrence_key"), want)
+	}
+	_, detail := s.call("GET", "/runs/"+fired.str("id"), "")
+	if tasks, _ := detail["tasks"].([]any); len(tasks) != 1 {
+		t.Errorf("the run's tasks = %v, want one", detail["tasks"])
+	}
+
+	if status, answer := s.call("POST", "/activity-definitions/"+id+"/trigger", ""); status != http.StatusAccepted {
+		t.Fatalf("trigger answered %d: %v", status, answer)
+	}
+	query := fmt.Sprintf(`%s = "%s"`, definition.SearchAttributeID, id)
+	testenv.Eventually(t, 30*time.Second, "Temporal's search finds every run", func(ctx context.Context) (bool, error) {
+		n, err := s.workflows(ctx, query)
+		if err != nil {
+			return false, err
+		}
+		list, err := s.tryRuns(ctx, id)
+		return n >= 2 && int(n) == len(list), err
+	})
+	if n := worker.metric("actcore_runs_total", `trigger="cron"`, `outcome="succeeded"`); n < 1 {
+		t.Errorf("actcore_runs_total of cron = %v, want at least 1", n)
+	}
+	if n := worker.metric("actcore_schedule_lag_seconds_count"); n < 1 {
+		t.Errorf("actcore_schedule_lag_seconds_count = %v, want at least 1", n)
+	}
+	if n := api.metric("actcore_definitions", `trigger="cron"`); n != 1 {
+		t.Errorf("actcore_definitions of cron = %v, want 1", n)
+	}
+
+	paused := func(want bool) {
+		t.Helper()
+		described, err := schedule.Describe(t.Context())
+		if err != nil || described.Schedule.State.Paused != want {
+			t.Errorf("schedule paused = %v, %v; want %v", described.Schedule.State.Paused, err, want)
+		}
+	}
+	s.call("PUT", "/activity-definitions/"+id, `{"enabled": false}`)
+	paused(true)
+	if status, answer := s.call("POST", "/activity-definitions/"+id+"/trigger", ""); status != http.StatusAccepted {
+		t.Errorf("trigger of a disabled definition answered %d: %v", status, answer)
+	}
+	s.call("PATCH", "/activity-definitions/"+id, `{"enabled": true}`)
+	paused(false)
+	gone := func(when string) {
+		t.Helper()
+		var notFound *serviceerror.NotFound
+		if _, err := schedule.Describe(t.Context()); !errors.As(err, &notFound) {
+			t.Errorf("schedule %s: %v, want NotFound", when, err)
+		}
+	}
+	s.call("PUT", "/activity-definitions/"+id, `{"trigger_config": {"trigger_type": "manual"}}`)
+	gone("of a definition that became manual")
+	s.call("PUT", "/activity-definitions/"+id, `{"trigger_config": {"trigger_type": "cron", "cron_expression": "0 9 * * 1-5"}}`)
+	paused(false)
+	if status, answer := s.call("DELETE", "/activity-definitions/"+id, ""); status != http.StatusNoContent {
+		t.Fatalf("delete answered %d: %v", status, answer)
+	}
+	gone("of a deleted definition")
+}
+
+// Events: the filter decides, and one event is one run, published twice, delivered again, and read again from the start.
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.start("worker")
+	s.start("api")
+	router := s.start("event-router")
+	id := s.create(`{"name": "user-onboarding", "trigger_config": {"trigger_type": "event", "event_type": "user.created",
+		"filters": {"tier": "pro"}}, "tasks": [{"name": "say", "type": "log", "with": {"message": "welcome"}}]}`)
+
+	s.publish("user.created", "evt-pro", "1", `{"tier": "pro"}`)
+	s.publish("user.created", "evt-free", "2", `{"tier": "free"}`)
+	s.publish("user.deleted", "evt-other", "3", `{"tier": "pro"}`)
+	s.publish("user.created", "evt-pro", "4", `{"tier": "pro"}`) // again, past JetStream's own duplicate check
+	s.publish("user.created", "evt-last", "5", `{"tier": "pro"}`)
+	settled := func() {
+		t.Helper()
+		testenv.Eventually(t, 30*time.Second, "both events ran", func(ctx context.Context) (bool, error) {
+			counts, err := s.counts(ctx, id)
+			return counts["succeeded"] == 2, err
+		})
+	}
+	settled()
+	testenv.Eventually(t, 10*time.Second, "the router counted every event", func(context.Context) (bool, error) {
+		return router.metric("actcore_events_received_total") == 5, nil
+	})
+	if n := router.metric("actcore_events_matched_total"); n != 3 {
+		t.Errorf("actcore_events_matched_total = %v, want 3", n)
+	}
+	if n := router.metric("actcore_events_unmatched_total"); n != 2 {
+		t.Errorf("actcore_events_unmatched_total = %v, want 2", n)
+	}
+
+	// A poison message is told and does not hold up the next event.
+	if _, err := s.js.Publish(t.Context(), s.names.SubjectPrefix+".user.created", []byte("not json")); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 10*time.Second, "the poison message is dead", func(context.Context) (bool, error) {
+		return router.metric("actcore_events_dead_total") == 1, nil
+	})
+
+	// Without its consumer the router reads the stream again from its first message: every event is delivered again.
+	router.stop()
+	if err := s.js.DeleteConsumer(t.Context(), s.names.Stream, s.names.Durable); err != nil {
+		t.Fatal(err)
+	}
+	router = s.start("event-router")
+	testenv.Eventually(t, 20*time.Second, "every event was delivered again", func(context.Context) (bool, error) {
+		return router.metric("actcore_events_received_total") == 6, nil
+	})
+	settled()
+	var keys []string
+	for _, run := range s.runs(id) {
+		keys = append(keys, run.str("occurrence_key"))
+	}
+	if got := strings.Join(keys, " "); got != "event-evt-last event-evt-pro" {
+		t.Errorf("runs are %s, want one of evt-pro and one of evt-last", got)
+	}
+	if n, err := s.workflows(t.Context(), fmt.Sprintf(`%s = "%s"`, definition.SearchAttributeName, "user-onboarding")); err != nil || n != 2 {
+		t.Errorf("Temporal has %d workflows, %v; want 2", n, err)
+	}
+}
+
+// Two workers start at once over many definitions that nobody has synchronised; sync-schedules then finds nothing to do.
+func TestStartupSyncAndCommand(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	// This API's Temporal is away, so that its answers say pending and only the workers can synchronise.
+	api := s.launch("api", "TEMPORAL_HOST=127.0.0.1:1")
+	testenv.Eventually(t, 30*time.Second, "the API answers", func(ctx context.Context) (bool, error) {
+		return httpOK(ctx, "http://"+s.apiAddr+"/healthz"), nil
+	})
+	if httpOK(t.Context(), api.ready) {
+		t.Error("the API says that it is ready while Temporal is away")
+	}
+	const n = 12
+	for i := range n {
+		status, answer := s.call("POST", "/activity-definitions/", fmt.Sprintf(`{"name": "c%d", "enabled": %v,
+			"trigger_config": {"trigger_type": "cron", "cron_expression": "0 3 * * *"}}`, i, i%2 == 0))
+		if status != http.StatusCreated {
+			t.Fatalf("create with Temporal away answered %d: %v", status, answer)
+		}
+		if sync, _ := answer["sync"].(map[string]any); sync["state"] == "synced" {
+			t.Fatal("the answer says synced while Temporal is away")
+		}
+	}
+	a, b := s.launch("worker"), s.launch("worker")
+	a.waitReady()
+	b.waitReady()
+	testenv.Eventually(t, 60*time.Second, "every schedule is synced", func(ctx context.Context) (bool, error) {
+		_, page, err := s.tryCall(ctx, "GET", "/activity-definitions?limit=100", "")
+		if err != nil {
+			return false, err
+		}
+		synced := 0
+		items, _ := page["items"].([]any)
+		for _, item := range items {
+			d, _ := item.(map[string]any)
+			if sync, _ := d["sync"].(map[string]any); sync["state"] == "synced" {
+				synced++
+			}
+		}
+		return synced == n, nil
+	})
+	out := s.command("sync-schedules", "-o", "json")
+	if want := fmt.Sprintf(`"unchanged":%d`, n); !strings.Contains(strings.ReplaceAll(out, " ", ""), want) {
+		t.Errorf("sync-schedules printed %s, want %s", out, want)
+	}
+}
+
+// command runs a one-shot binary to its end and returns what it printed.
+func (s *system) command(name string, args ...string) string {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.t.Context(), filepath.Join(binDir, name), args...)
+	for key, value := range s.env {
+		cmd.Env = append(cmd.Env, key+"="+value)
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			s.t.Fatalf("%s %v: %v\n%s%s", name, args, err, out, exit.Stderr)
+		}
+		s.t.Fatalf("%s %v: %v", name, args, err)
+	}
+	return string(out)
+}
