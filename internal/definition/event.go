@@ -68,6 +68,11 @@ const (
 	RejectNotStorable      = "not_storable"       // legal, but refused by the database
 )
 
+// RejectReasons lists every reason of a dead letter.
+var RejectReasons = []string{RejectTooLarge, RejectNotJSON, RejectNotObject, RejectDuplicateName, RejectMissingEventID,
+	RejectBadEventID, RejectMissingType, RejectBadType, RejectPayloadNotObject, RejectBadTime, RejectBadField,
+	RejectSubjectMismatch, RejectNotStorable}
+
 // Reject says why a message is a dead letter.
 type Reject struct {
 	// Reason is one of the Reject* words.

@@ -135,6 +135,10 @@ func CloneDatabase(ctx context.Context, clusterURL string) (databaseURL string, 
 	if _, err := admin.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
 		return "", nil, fmt.Errorf("clone %s: %w", template, err)
 	}
+	// A clone is an installation of its own: two with one id would take each other's schedules for orphans.
+	if err := renameInstallation(ctx, withDatabase(clusterURL, name)); err != nil {
+		return "", nil, fmt.Errorf("give the clone an installation id: %w", err)
+	}
 	drop = func(ctx context.Context) error {
 		admin, err := pgx.Connect(ctx, clusterURL)
 		if err != nil {
@@ -145,6 +149,16 @@ func CloneDatabase(ctx context.Context, clusterURL string) (databaseURL string, 
 		return err
 	}
 	return withDatabase(clusterURL, name), drop, nil
+}
+
+func renameInstallation(ctx context.Context, databaseURL string) error {
+	conn, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	_, err = conn.Exec(ctx, "UPDATE installation SET id = gen_random_uuid()")
+	return err
 }
 
 func ensureTemplate(ctx context.Context, admin *pgx.Conn, clusterURL string) (string, error) {

@@ -1,0 +1,76 @@
+# Everything is done through this file; `make` alone prints what there is.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+# -trimpath everywhere: builds are the same from any folder, and build, test and
+# lint share one cache, which matters for the minutes that the stack's servers
+# take to compile.
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+
+PROGRAMS := api event-router worker sync-schedules migrate
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  := -X github.com/activity-core/activity-core/internal/lifecycle.Version=$(VERSION)
+
+# Go modules of their own, beside the one here.
+MODULES := $(patsubst %/go.mod,%,$(sort $(wildcard deploy/*/go.mod)))
+
+# Further flags for go test, for example: make test TESTFLAGS=-v
+TESTFLAGS    ?=
+TEST_TIMEOUT ?= 20m
+
+# The database of `make dev`.
+ACTCORE_DB_URL ?= postgres://actcore:actcore@localhost:5433/actcore
+
+.PHONY: help dev dev-reset build test lint bench migrate seed fmt generate verify
+
+help: ## print this list
+	@echo 'Usage: make TARGET'
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+
+dev: build ## start the whole system on this machine until Ctrl-C; data stays in .dev/
+	@bin/devstack dev
+
+dev-reset: bin/devstack ## remove what `make dev` stored
+	@bin/devstack reset
+
+build: bin/devstack ## build all programs into bin/
+	go build -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+# A file target: built only when its sources changed.
+bin/devstack: $(shell find deploy/devstack -type f ! -name '*_test.go') scripts/build-devstack.sh
+	@sh scripts/build-devstack.sh
+
+# Goes on after a failure, so that one run shows all of them.
+test: build ## run all tests against real servers, started for this run alone
+	@status=0; \
+	echo '== .'; \
+	bin/devstack exec -- go test -race -count=1 -timeout $(TEST_TIMEOUT) $(TESTFLAGS) ./... || status=1; \
+	for module in $(MODULES); do \
+		echo "== $$module"; \
+		(cd $$module && go test -count=1 -timeout $(TEST_TIMEOUT) $(TESTFLAGS) ./...) || status=1; \
+	done; \
+	exit $$status
+
+lint: ## format check, vet, golangci-lint, workflowcheck and govulncheck
+	@sh scripts/lint.sh . $(MODULES)
+
+bench: build ## measure, print a line a figure, write .bench/results.json
+	@mkdir -p .bench
+	@bin/devstack exec --durable -- go run ./bench
+
+migrate: build ## bring the database of ACTCORE_DB_URL (that of `make dev`) to the newest revision
+	@ACTCORE_DB_URL='$(ACTCORE_DB_URL)' bin/migrate up
+
+seed: build ## make the example definitions in that database
+	@ACTCORE_DB_URL='$(ACTCORE_DB_URL)' bin/migrate seed
+
+fmt: ## format all Go files
+	gofmt -l -w .
+
+generate: ## write generated files anew
+	go generate ./...
+
+verify: generate ## fail when a generated file differs from the committed one
+	git diff --exit-code

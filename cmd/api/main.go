@@ -1,0 +1,125 @@
+// Command api serves the REST API, its OpenAPI document and its documentation page.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/activity-core/activity-core/internal/api"
+	"github.com/activity-core/activity-core/internal/config"
+	"github.com/activity-core/activity-core/internal/ledger"
+	"github.com/activity-core/activity-core/internal/lifecycle"
+	"github.com/activity-core/activity-core/internal/postgres"
+	"github.com/activity-core/activity-core/internal/schedule"
+	"github.com/activity-core/activity-core/internal/temporalclient"
+	"github.com/activity-core/activity-core/migrations"
+)
+
+// connectTimeout bounds one connection to Postgres, so that a host that is gone without a word costs a request little.
+const connectTimeout = 3 * time.Second
+
+func main() { lifecycle.Main("api", run) }
+
+func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
+	mode, err := lifecycle.ParseArgs("api", args, stdout)
+	if err != nil || mode == lifecycle.ModeDone {
+		return err
+	}
+	cfg, err := config.LoadAPI(getenv)
+	if err != nil {
+		return err
+	}
+	if mode == lifecycle.ModeHealthcheck {
+		return lifecycle.Healthcheck(ctx, cfg.Addr)
+	}
+	return serve(ctx, cfg, stdout)
+}
+
+func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
+	log := lifecycle.NewLogger(cfg.Log, stdout)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	pool, err := openPool(ctx, cfg.DB)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	store := postgres.New(pool)
+	temporal, err := temporalclient.New(temporalclient.Options{Temporal: cfg.Temporal, Log: log, Registerer: registry})
+	if err != nil {
+		return err
+	}
+	defer temporal.Close()
+	runs, err := ledger.New(ledger.Options{
+		Store: store, Temporal: temporal, TaskQueue: cfg.Names.OrchestratorTaskQueue, Log: log, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+	// Only for its SyncNow: going on with what stays pending is the workers' job.
+	schedules, err := schedule.NewReconciler(schedule.Options{
+		Store: store, Temporal: temporal, TaskQueue: cfg.Names.OrchestratorTaskQueue, Log: log, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+	readiness, err := lifecycle.NewReadiness(lifecycle.ReadinessOptions{
+		Checks: map[string]lifecycle.Check{
+			"postgres": store.Ping,
+			"schema":   func(ctx context.Context) error { return migrations.Check(ctx, pool) },
+			"temporal": temporalclient.Check(temporal, cfg.Temporal.Options.Namespace),
+		},
+		Log: log, Stopping: ctx.Done(),
+	})
+	if err != nil {
+		return err
+	}
+	handler, err := api.New(api.Options{
+		Store: store, Ledger: runs, Syncer: schedules, Health: http.HandlerFunc(lifecycle.Healthz), Ready: readiness, Log: log,
+		Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+
+	ops, err := lifecycle.NewOps(lifecycle.OpsOptions{Addr: cfg.Metrics.Addr, Readiness: readiness, Gatherer: registry, Log: log})
+	if err != nil {
+		return err
+	}
+	listener, err := lifecycle.Listen("ACTCORE_API_ADDR", cfg.Addr)
+	if err != nil {
+		return err
+	}
+	log.Info("serving", "api", listener.Addr().String(), "metrics", ops.Addr(), "version", lifecycle.VersionText())
+	return lifecycle.Run(ctx, log,
+		lifecycle.Component{Name: "operations server", Run: ops.Run},
+		lifecycle.Component{Name: "api server", Run: func(ctx context.Context) error {
+			return lifecycle.Serve(ctx, lifecycle.NewHTTPServer(handler, log), listener)
+		}},
+	)
+}
+
+// openPool makes the pool without connecting, so that the service starts while Postgres is away.
+func openPool(ctx context.Context, db config.DB) (*pgxpool.Pool, error) {
+	poolConfig, err := pgxpool.ParseConfig(db.URL)
+	if err != nil {
+		return nil, fmt.Errorf("read ACTCORE_DB_URL: %w", err)
+	}
+	poolConfig.ConnConfig.RuntimeParams["application_name"] = "activity-core-api"
+	if poolConfig.ConnConfig.ConnectTimeout == 0 {
+		poolConfig.ConnConfig.ConnectTimeout = connectTimeout
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
+	if err != nil {
+		return nil, fmt.Errorf("make the Postgres pool: %w", err)
+	}
+	return pool, nil
+}

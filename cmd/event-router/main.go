@@ -1,0 +1,135 @@
+// Command event-router turns events on JetStream into runs.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/activity-core/activity-core/internal/config"
+	"github.com/activity-core/activity-core/internal/eventbus"
+	"github.com/activity-core/activity-core/internal/ledger"
+	"github.com/activity-core/activity-core/internal/lifecycle"
+	"github.com/activity-core/activity-core/internal/postgres"
+	"github.com/activity-core/activity-core/internal/router"
+	"github.com/activity-core/activity-core/internal/temporalclient"
+	"github.com/activity-core/activity-core/migrations"
+)
+
+const (
+	name = "event-router"
+	// inboxPrefix begins the inboxes of a router that has credentials, so that its user needs no right on the inboxes of
+	// others: allow it to subscribe to "_INBOX_router.>".
+	inboxPrefix = "_INBOX_router"
+	// connectTimeout bounds one connection to Postgres, so that a host that is gone without a word is noticed soon.
+	connectTimeout = 3 * time.Second
+	// stopTimeout is the router's drain timeout and a fetch that was under way.
+	stopTimeout = router.DefaultDrainTimeout + 5*time.Second
+)
+
+func main() { lifecycle.Main(name, run) }
+
+func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
+	mode, err := lifecycle.ParseArgs(name, args, stdout)
+	if err != nil || mode == lifecycle.ModeDone {
+		return err
+	}
+	cfg, err := config.LoadRouter(getenv)
+	if err != nil {
+		return err
+	}
+	if mode == lifecycle.ModeHealthcheck {
+		return lifecycle.Healthcheck(ctx, cfg.Metrics.Addr)
+	}
+	return serve(ctx, cfg, stdout)
+}
+
+func serve(ctx context.Context, cfg config.Router, stdout io.Writer) error {
+	log := lifecycle.NewLogger(cfg.Log, stdout)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	pool, err := openPool(ctx, cfg.DB)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	store := postgres.New(pool)
+	temporal, err := temporalclient.New(temporalclient.Options{Temporal: cfg.Temporal, Log: log, Registerer: registry})
+	if err != nil {
+		return err
+	}
+	defer temporal.Close()
+	runs, err := ledger.New(ledger.Options{
+		Store: store, Temporal: temporal, TaskQueue: cfg.Names.OrchestratorTaskQueue, Log: log, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+	nc, err := eventbus.Connect(eventbus.ConnectOptions{
+		URL: cfg.NATS.URL, Creds: cfg.NATS.Creds, Name: "activity-core " + name, InboxPrefix: inboxPrefix, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer eventbus.Close(nc)
+	bus, err := eventbus.New(eventbus.Options{
+		Conn: nc, Stream: cfg.Names.Stream, SubjectPrefix: cfg.Names.SubjectPrefix, Durable: cfg.Names.Durable,
+		Manage: cfg.ManageStream, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	routing, err := router.New(router.Options{
+		Source: bus, Store: store, Ledger: runs, SubjectPrefix: cfg.Names.SubjectPrefix, Log: log, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+
+	readiness, err := lifecycle.NewReadiness(lifecycle.ReadinessOptions{
+		Checks: map[string]lifecycle.Check{
+			"postgres": store.Ping,
+			"schema":   func(ctx context.Context) error { return migrations.Check(ctx, pool) },
+			"temporal": temporalclient.Check(temporal, cfg.Temporal.Options.Namespace),
+			"nats":     bus.Check,
+			"routing":  routing.Check,
+		},
+		Log: log, Stopping: ctx.Done(),
+	})
+	if err != nil {
+		return err
+	}
+	ops, err := lifecycle.NewOps(lifecycle.OpsOptions{Addr: cfg.Metrics.Addr, Readiness: readiness, Gatherer: registry, Log: log})
+	if err != nil {
+		return err
+	}
+	log.Info("serving", "metrics", ops.Addr(), "stream", cfg.Names.Stream, "consumer", cfg.Names.Durable,
+		"version", lifecycle.VersionText())
+	return lifecycle.Run(ctx, log,
+		lifecycle.Component{Name: "operations server", Run: ops.Run},
+		lifecycle.Component{Name: "router", Run: routing.Run, StopTimeout: stopTimeout},
+	)
+}
+
+// openPool makes the pool without connecting, so that the service starts while Postgres is away.
+func openPool(ctx context.Context, db config.DB) (*pgxpool.Pool, error) {
+	poolConfig, err := pgxpool.ParseConfig(db.URL)
+	if err != nil {
+		return nil, fmt.Errorf("read ACTCORE_DB_URL: %w", err)
+	}
+	poolConfig.ConnConfig.RuntimeParams["application_name"] = "activity-core-" + name
+	if poolConfig.ConnConfig.ConnectTimeout == 0 {
+		poolConfig.ConnConfig.ConnectTimeout = connectTimeout
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
+	if err != nil {
+		return nil, fmt.Errorf("make the Postgres pool: %w", err)
+	}
+	return pool, nil
+}

@@ -1,0 +1,178 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+)
+
+// middleware is what every request passes, outermost first.
+func (a *API) middleware() chi.Middlewares {
+	crossOrigin := http.NewCrossOriginProtection()
+	crossOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		newProblem(http.StatusForbidden, "cross-origin",
+			"a page of another origin may not change anything here; call the API from its own origin or from outside a browser").
+			write(w, r)
+	}))
+	return chi.Middlewares{withRequestID, a.observe, a.recoverPanics, secure, canonicalPath, crossOrigin.Handler,
+		middleware.GetHead, withDeadline}
+}
+
+type contextKey int
+
+const requestIDKey contextKey = iota
+
+var requestIDPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}$`)
+
+// withRequestID takes over the client's X-Request-Id when it is harmless, makes one otherwise, and repeats it in the
+// answer.
+func withRequestID(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get("X-Request-Id")
+		if !requestIDPattern.MatchString(id) {
+			id = definition.NewID()
+		}
+		w.Header().Set("X-Request-Id", id)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestIDKey, id)))
+	})
+}
+
+func requestID(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey).(string)
+	return id
+}
+
+// observe counts the request and, at level debug, logs it.
+func (a *API) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		defer func() {
+			status := ww.Status()
+			if status == 0 {
+				status = http.StatusOK
+			}
+			took := time.Since(begin)
+			a.metrics.observe(r.Method, routeOf(r), status, took)
+			a.log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("method", r.Method),
+				slog.String("path", r.URL.Path), slog.Int("status", status), slog.Int("bytes", ww.BytesWritten()),
+				slog.Duration("took", took), slog.String("request_id", requestID(r.Context())))
+		}()
+		next.ServeHTTP(ww, r)
+	})
+}
+
+// routeOf returns the pattern that the request matched, so that metrics have one series for each route.
+func routeOf(r *http.Request) string {
+	if c := chi.RouteContext(r.Context()); c != nil {
+		if pattern := c.RoutePattern(); pattern != "" {
+			return pattern
+		}
+	}
+	return "none"
+}
+
+// recoverPanics answers 500 for a handler that panicked, and logs it.
+func (a *API) recoverPanics(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			fault := recover()
+			if fault == nil {
+				return
+			}
+			if fault == http.ErrAbortHandler || r.Context().Err() != nil {
+				panic(http.ErrAbortHandler) // the client has gone: net/http closes the connection without a word
+			}
+			a.log.LogAttrs(r.Context(), slog.LevelError, "request panicked", slog.String("request_id", requestID(r.Context())),
+				slog.String("route", routeOf(r)), slog.String("panic", fmt.Sprint(fault)), slog.String("stack", string(debug.Stack())))
+			if ww, ok := w.(middleware.WrapResponseWriter); ok && ww.Status() != 0 {
+				panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+			}
+			internalProblem().write(w, r)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// secure sets the headers that every answer has. Answers change and may be private, so nothing stores them; the
+// documentation page overrides this for its assets.
+func secure(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		h.Set("Referrer-Policy", "no-referrer")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// canonicalPath routes /runs/ as /runs and /activity-definitions as /activity-definitions/, without a redirect, which
+// clients do not follow for POST.
+func canonicalPath(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := r.URL.RawPath
+		if path == "" {
+			path = r.URL.Path
+		}
+		chi.RouteContext(r.Context()).RoutePath = canonical(path)
+		next.ServeHTTP(w, r)
+	})
+}
+
+func canonical(path string) string {
+	const collection = "/activity-definitions"
+	trimmed := strings.TrimSuffix(path, "/")
+	switch trimmed {
+	case collection:
+		return collection + "/"
+	case "":
+		return "/"
+	}
+	return trimmed
+}
+
+// withDeadline bounds the work for one request.
+func withDeadline(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+func (a *API) routeNotFound(w http.ResponseWriter, r *http.Request) {
+	newProblem(http.StatusNotFound, "no-such-route", "there is no route %s; /docs lists all of them", clip(r.URL.Path, 100)).
+		write(w, r)
+}
+
+func (a *API) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	var allowed []string
+	path := chi.RouteContext(r.Context()).RoutePath
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if a.router.Match(chi.NewRouteContext(), method, path) {
+			allowed = append(allowed, method)
+			if method == http.MethodGet {
+				allowed = append(allowed, http.MethodHead)
+			}
+		}
+	}
+	if len(allowed) == 0 { // a method that chi does not know, on a path that nobody knows
+		a.routeNotFound(w, r)
+		return
+	}
+	list := strings.Join(allowed, ", ")
+	p := newProblem(http.StatusMethodNotAllowed, "method-not-allowed", "%s is not possible on %s; possible are %s",
+		clip(r.Method, 20), clip(r.URL.Path, 100), list)
+	p.headers = http.Header{"Allow": {list}}
+	p.write(w, r)
+}

@@ -1,0 +1,190 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/danielgtaylor/huma/v2"
+)
+
+const (
+	problemType = "application/problem+json"
+	problemURN  = "urn:activity-core:problem:"
+
+	// retryAfter is the answer to "when may I try again?" while the storage is away, in seconds.
+	retryAfter = 2
+)
+
+// Problem is the body of every error (RFC 9457).
+type Problem struct {
+	Type      string  `json:"type" doc:"What kind of problem it is. Stable; compare this, not the texts." example:"urn:activity-core:problem:invalid"`
+	Title     string  `json:"title" doc:"The kind in words." example:"Unprocessable Entity"`
+	Status    int     `json:"status" doc:"The HTTP status." example:"422"`
+	Detail    string  `json:"detail" doc:"What is wrong with this request, and what to do." example:"name: is required"`
+	Errors    []Fault `json:"errors,omitempty" nullable:"false" doc:"Each field that is at fault."`
+	RequestID string  `json:"request_id,omitempty" doc:"Also in the header X-Request-Id and in the server's log."`
+
+	headers http.Header
+}
+
+// Fault says which field breaks which rule.
+type Fault struct {
+	Field   string `json:"field" doc:"The path of the field, as in tasks[2].with.url; body for the body as a whole." example:"name"`
+	Rule    string `json:"rule" doc:"A stable word for the rule." example:"required"`
+	Message string `json:"message" doc:"What is wrong and what would be right." example:"is required"`
+}
+
+func (p *Problem) Error() string { return p.Detail }
+
+// GetStatus tells huma the status.
+func (p *Problem) GetStatus() int { return p.Status }
+
+// GetHeaders tells huma the headers.
+func (p *Problem) GetHeaders() http.Header { return p.headers }
+
+// ContentType tells huma the content type.
+func (p *Problem) ContentType(string) string { return problemType }
+
+// huma makes errors by these two package variables, which are its only way to change their shape. They are set here once
+// and for all, for every API of the process.
+func init() {
+	huma.NewError = func(status int, detail string, errs ...error) huma.StatusError {
+		return humaProblem(status, detail, errs)
+	}
+	huma.NewErrorWithContext = func(ctx huma.Context, status int, detail string, errs ...error) huma.StatusError {
+		p := humaProblem(status, detail, errs)
+		p.RequestID = requestID(ctx.Context())
+		return p
+	}
+}
+
+// humaProblem is the problem for errors that huma collected. A problem of our own among them is the answer.
+func humaProblem(status int, detail string, errs []error) *Problem {
+	p := newProblem(status, "invalid", "%s", detail)
+	if status >= 500 {
+		p.Type = problemURN + "internal"
+		return p // whatever errs hold is not for the client
+	}
+	for _, err := range errs {
+		var own *Problem
+		if errors.As(err, &own) {
+			return own
+		}
+		var d *huma.ErrorDetail
+		if errors.As(err, &d) {
+			field := d.Location
+			for _, place := range []string{"query.", "path.", "header."} {
+				field = strings.TrimPrefix(field, place)
+			}
+			p.Errors = append(p.Errors, Fault{Field: field, Rule: "value", Message: d.Message})
+		}
+	}
+	return p
+}
+
+func newProblem(status int, kind, format string, args ...any) *Problem {
+	return &Problem{
+		Type: problemURN + kind, Title: http.StatusText(status), Status: status, Detail: fmt.Sprintf(format, args...),
+	}
+}
+
+// invalidProblem answers bad input: 400 when it is not JSON at all, 422 when it breaks a rule.
+func invalidProblem(err *definition.InvalidError) *Problem {
+	named := definition.InvalidError{Fields: slices.Clone(err.Fields)}
+	for i := range named.Fields {
+		if named.Fields[i].Field == "" {
+			named.Fields[i].Field = "body" // the document as a whole
+		}
+	}
+	p := newProblem(http.StatusUnprocessableEntity, "invalid", "%s", named.Error())
+	for _, f := range named.Fields {
+		p.Errors = append(p.Errors, Fault(f))
+		if f.Rule == "json" {
+			p.Type, p.Status, p.Title = problemURN+"not-json", http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
+		}
+	}
+	return p
+}
+
+// nameTaken is the answer to a name that another definition has.
+func nameTaken(name string) *Problem {
+	const message = "%q is already the name of another definition; choose another name, or change that definition"
+	p := newProblem(http.StatusConflict, "name-taken", "name: "+message, name)
+	p.Errors = []Fault{{Field: "name", Rule: "unique", Message: fmt.Sprintf(message, name)}}
+	return p
+}
+
+// notFound is the answer to an id that nothing has.
+func notFound(what, id string) *Problem {
+	return newProblem(http.StatusNotFound, "not-found", "there is no %s %s; it may have been deleted", what, id)
+}
+
+// problem turns a handler's error into the answer. What is our fault is logged here, once, and told in general words.
+func (a *API) problem(ctx context.Context, err error) *Problem {
+	var p *Problem
+	var invalid *definition.InvalidError
+	switch {
+	case errors.As(err, &p):
+	case errors.As(err, &invalid):
+		p = invalidProblem(invalid)
+	case errors.Is(err, definition.ErrNotFound):
+		p = newProblem(http.StatusNotFound, "not-found", "there is nothing with this id; it may have been deleted")
+	case errors.Is(err, definition.ErrNotStorable):
+		p = invalidProblem(definition.Invalid("body", "not_storable",
+			"holds something that cannot be stored, such as the character U+0000"))
+	case errors.Is(err, definition.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		a.log.LogAttrs(ctx, slog.LevelWarn, "request not served: storage is unavailable",
+			slog.String("request_id", requestID(ctx)), slog.Any("error", err))
+		p = newProblem(http.StatusServiceUnavailable, "unavailable",
+			"the storage does not answer at the moment; try again in %d seconds", retryAfter)
+		p.headers = http.Header{"Retry-After": {strconv.Itoa(retryAfter)}}
+	case errors.Is(err, context.Canceled):
+		p = newProblem(499, "client-gone", "the client closed the request")
+	default:
+		a.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String("request_id", requestID(ctx)), slog.Any("error", err))
+		p = internalProblem()
+	}
+	p.RequestID = requestID(ctx)
+	return p
+}
+
+func internalProblem() *Problem {
+	return newProblem(http.StatusInternalServerError, "internal",
+		"something went wrong on our side; the server's log tells more under this request_id")
+}
+
+// write sends a problem outside of huma.
+func (p *Problem) write(w http.ResponseWriter, r *http.Request) {
+	p.RequestID = requestID(r.Context())
+	for name, values := range p.headers {
+		w.Header()[name] = values
+	}
+	w.Header().Set("Content-Type", problemType)
+	w.WriteHeader(p.Status)
+	_ = encodeJSON(w, p) // the client has gone
+}
+
+// writeProblem sends a problem from huma middleware.
+func writeProblem(ctx huma.Context, p *Problem) {
+	p.RequestID = requestID(ctx.Context())
+	ctx.SetHeader("Content-Type", problemType)
+	ctx.SetStatus(p.Status)
+	if ctx.Method() != http.MethodHead {
+		_ = encodeJSON(ctx.BodyWriter(), p) // the client has gone
+	}
+}
+
+func encodeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}

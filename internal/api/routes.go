@@ -1,0 +1,117 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// Tags of the OpenAPI document.
+const (
+	tagDefinitions = "Definitions"
+	tagRuns        = "Runs"
+	tagOperations  = "Operations"
+)
+
+// routes declares the whole surface. Each path answers with and without a trailing slash, and HEAD wherever there is a
+// GET (see middleware.go).
+func (a *API) routes(health, ready http.Handler) error {
+	a.router.Use(a.middleware()...)
+	a.router.NotFound(a.routeNotFound)
+	a.router.MethodNotAllowed(a.methodNotAllowed)
+	a.huma.UseMiddleware(checkQuery)
+	defineSchemas(a.huma.OpenAPI().Components.Schemas)
+
+	// Called by people, by deployment scripts and by the console.
+	handle(a, "list-definitions", get("/activity-definitions/"), "List definitions", tagDefinitions,
+		"In the order of creation.", nil, a.listDefinitions)
+	handle(a, "create-definition", post("/activity-definitions/", http.StatusCreated), "Create a definition", tagDefinitions,
+		"Stores the definition and, for a cron trigger, creates its Temporal Schedule before answering. When Temporal does not "+
+			"answer in time, the definition is stored all the same and sync.state is pending.",
+		createBody(), a.createDefinition, 400, 409, 413, 415)
+	handle(a, "get-definition", get("/activity-definitions/{id}"), "Get a definition", tagDefinitions,
+		"", nil, a.getDefinition, 404)
+	handle(a, "update-definition", put("/activity-definitions/{id}"), "Change fields of a definition", tagDefinitions,
+		"Puts each top-level field that is given in the place of the old one; the others stay as they are. null resets a "+
+			"field to its default. A change makes a new revision; a body that changes nothing does not.",
+		replaceBody(), a.replaceDefinition, 400, 404, 409, 413, 415)
+	handle(a, "patch-definition", patch("/activity-definitions/{id}"), "Merge a patch into a definition", tagDefinitions,
+		"JSON Merge Patch (RFC 7396): objects are merged member by member, lists are replaced, null removes. A trigger_config "+
+			"with another trigger_type replaces the old one whole.",
+		mergeBody(), a.mergeDefinition, 400, 404, 409, 413, 415)
+	handle(a, "delete-definition", del("/activity-definitions/{id}"), "Delete a definition", tagDefinitions,
+		"Its schedule goes, its name becomes free, and its runs stay in the ledger.", nil, a.deleteDefinition, 404)
+	handle(a, "trigger-definition", post("/activity-definitions/{id}/trigger", http.StatusAccepted), "Run a definition now",
+		tagDefinitions, "Each request is a run of its own, also while the definition is disabled. The body, if any, is the "+
+			"run's input: one JSON value.",
+		triggerBody(), a.triggerDefinition, 400, 404, 413, 415)
+	handle(a, "list-definition-runs", get("/activity-definitions/{id}/runs"), "List the runs of a definition", tagRuns,
+		"Newest first. The runs of a deleted definition can still be read.", nil, a.listDefinitionRuns, 404)
+	handle(a, "list-runs", get("/runs"), "List runs", tagRuns, "Newest first, over all definitions.", nil, a.listRuns)
+	handle(a, "get-run", get("/runs/{id}"), "Get a run", tagRuns, "With its input and the results of its tasks.", nil,
+		a.getRun, 404)
+
+	// Called by the platform.
+	a.plain("health", "/healthz", "Is the process alive?", "200 while the process runs.", health)
+	a.plain("ready", "/readyz", "Can the process do its whole job now?",
+		"200 when it can; 503 with what is missing when it cannot.", ready, http.StatusServiceUnavailable)
+
+	// Called by browsers and by code generators. Not part of the document that they serve.
+	if err := a.serveDocument("/openapi.json", "/openapi.yaml"); err != nil {
+		return fmt.Errorf("write the OpenAPI document: %w", err)
+	}
+	return a.serveDocs("/docs")
+}
+
+func get(path string) huma.Operation   { return huma.Operation{Method: http.MethodGet, Path: path} }
+func put(path string) huma.Operation   { return huma.Operation{Method: http.MethodPut, Path: path} }
+func patch(path string) huma.Operation { return huma.Operation{Method: http.MethodPatch, Path: path} }
+func del(path string) huma.Operation   { return huma.Operation{Method: http.MethodDelete, Path: path} }
+
+func post(path string, success int) huma.Operation {
+	return huma.Operation{Method: http.MethodPost, Path: path, DefaultStatus: success}
+}
+
+// handle registers one operation. The codes are those of its errors besides 422, 500 and 503, which every one has.
+//
+// The body is only documented here: handlers read it themselves (see body.go), because huma would read, decode and refuse
+// it first, in words of its own.
+func handle[I, O any](a *API, id string, op huma.Operation, summary, tag, text string, body *huma.RequestBody,
+	serve func(context.Context, *I) (*O, error), codes ...int) {
+	op.OperationID, op.Summary, op.Description, op.Tags = id, summary, text, []string{tag}
+	op.Errors = append(codes, http.StatusUnprocessableEntity, http.StatusServiceUnavailable)
+	op.SkipValidateParams = true // handlers check them, so that faults have a rule and plain words
+	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := serve(ctx, in)
+		if err != nil {
+			return nil, a.problem(ctx, err)
+		}
+		return out, nil
+	})
+	if body == nil {
+		return
+	}
+	item := a.huma.OpenAPI().Paths[op.Path]
+	switch op.Method {
+	case http.MethodPost:
+		item.Post.RequestBody = body
+	case http.MethodPut:
+		item.Put.RequestBody = body
+	case http.MethodPatch:
+		item.Patch.RequestBody = body
+	}
+}
+
+// plain registers a handler that is not ours and documents it.
+func (a *API) plain(id, path, summary, text string, h http.Handler, codes ...int) {
+	op := get(path)
+	op.OperationID, op.Summary, op.Description, op.Tags = id, summary, text, []string{tagOperations}
+	op.Responses = map[string]*huma.Response{"200": {Description: http.StatusText(http.StatusOK)}}
+	for _, code := range codes {
+		op.Responses[fmt.Sprint(code)] = &huma.Response{Description: http.StatusText(code)}
+	}
+	a.huma.OpenAPI().AddOperation(&op)
+	a.router.Get(path, h.ServeHTTP)
+}

@@ -1,0 +1,193 @@
+package api
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-chi/chi/v5"
+)
+
+// TestRoutesAreDocumented walks the router: what it serves is what the OpenAPI document says, and the other way round.
+func TestRoutesAreDocumented(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, testOptions())
+	undocumented := []string{"GET /openapi.json", "GET /openapi.yaml", "GET /docs", "GET /docs/{asset}"}
+	var served []string
+	err := chi.Walk(a.router, func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		if r := method + " " + route; !slices.Contains(undocumented, r) {
+			served = append(served, r)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for path, item := range a.huma.OpenAPI().Paths {
+		for method, op := range map[string]*huma.Operation{"GET": item.Get, "POST": item.Post, "PUT": item.Put, "PATCH": item.Patch,
+			"DELETE": item.Delete, "HEAD": item.Head, "OPTIONS": item.Options, "TRACE": item.Trace} {
+			if op == nil {
+				continue
+			}
+			documented = append(documented, method+" "+path)
+			if op.Summary == "" || len(op.Tags) != 1 || op.OperationID == "" {
+				t.Errorf("%s %s: no summary, tag or operation id", method, path)
+			}
+		}
+	}
+	slices.Sort(served)
+	slices.Sort(documented)
+	if !slices.Equal(served, documented) {
+		t.Errorf("served     %q\ndocumented %q", served, documented)
+	}
+	want := []string{
+		"DELETE /activity-definitions/{id}", "GET /activity-definitions/", "GET /activity-definitions/{id}",
+		"GET /activity-definitions/{id}/runs", "GET /healthz", "GET /readyz", "GET /runs", "GET /runs/{id}",
+		"PATCH /activity-definitions/{id}", "POST /activity-definitions/", "POST /activity-definitions/{id}/trigger",
+		"PUT /activity-definitions/{id}",
+	}
+	if !slices.Equal(served, want) {
+		t.Errorf("served %q\nwant   %q", served, want)
+	}
+}
+
+// TestSlashes asks every route with and without a trailing slash, and for GET with HEAD as well: each reaches its handler
+// without a redirect.
+func TestSlashes(t *testing.T) {
+	t.Parallel()
+	reached := errors.New("reached")
+	o := testOptions()
+	o.Store = &fakeStore{
+		create: func(definition.Document) (definition.Stored, error) { return definition.Stored{}, reached },
+		update: func(func(definition.Document) (definition.Document, error)) (definition.Stored, error) {
+			return definition.Stored{}, reached
+		},
+		get:    func(string) (definition.Stored, error) { return definition.Stored{}, reached },
+		getRun: func(string) (definition.Run, error) { return definition.Run{}, reached },
+	}
+	a := newAPI(t, o)
+	const valid = `{"name":"a","trigger_config":{"trigger_type":"manual"}}`
+	for _, test := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"GET", "/activity-definitions", "", 200},
+		{"POST", "/activity-definitions", valid, 500},
+		{"GET", "/activity-definitions/" + someID, "", 500},
+		{"PUT", "/activity-definitions/" + someID, "{}", 500},
+		{"PATCH", "/activity-definitions/" + someID, "{}", 500},
+		{"DELETE", "/activity-definitions/" + someID, "", 500},
+		{"POST", "/activity-definitions/" + someID + "/trigger", "", 500},
+		{"GET", "/activity-definitions/" + someID + "/runs", "", 500},
+		{"GET", "/runs", "", 200},
+		{"GET", "/runs/" + someID, "", 500},
+		{"GET", "/healthz", "", 200},
+		{"GET", "/readyz", "", 200},
+		{"GET", "/openapi.json", "", 200},
+		{"GET", "/openapi.yaml", "", 200},
+		{"GET", "/docs", "", 200},
+	} {
+		methods := []string{test.method}
+		if test.method == "GET" {
+			methods = append(methods, "HEAD")
+		}
+		for _, method := range methods {
+			for _, path := range []string{test.path, test.path + "/"} {
+				if w := call(t, a, method, path, test.body); w.Code != test.status {
+					t.Errorf("%s %s: %d, want %d: %s", method, path, w.Code, test.status, w.Body)
+				}
+			}
+		}
+	}
+}
+
+func TestUnknownRoutesAndMethods(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, testOptions())
+	for _, test := range []struct {
+		method, path, kind, allow, detail string
+		status                            int
+	}{
+		{"GET", "/", "no-such-route", "", "there is no route /; /docs lists all of them", 404},
+		{"GET", "/activity-definition", "no-such-route", "", "there is no route /activity-definition; /docs lists all of them", 404},
+		{"GET", "/docs/secret.js", "no-such-route", "", "there is no route /docs/secret.js; /docs lists all of them", 404},
+		{"BREW", "/coffee", "no-such-route", "", "there is no route /coffee; /docs lists all of them", 404},
+		{"DELETE", "/activity-definitions/", "method-not-allowed", "GET, HEAD, POST",
+			"DELETE is not possible on /activity-definitions/; possible are GET, HEAD, POST", 405},
+		{"POST", "/activity-definitions/" + someID, "method-not-allowed", "GET, HEAD, PUT, PATCH, DELETE",
+			"POST is not possible on /activity-definitions/" + someID + "; possible are GET, HEAD, PUT, PATCH, DELETE", 405},
+		{"GET", "/activity-definitions/" + someID + "/trigger/", "method-not-allowed", "POST",
+			"GET is not possible on /activity-definitions/" + someID + "/trigger/; possible are POST", 405},
+		{"BREW", "/runs", "method-not-allowed", "GET, HEAD", "BREW is not possible on /runs; possible are GET, HEAD", 405},
+		{"OPTIONS", "/runs", "method-not-allowed", "GET, HEAD", "OPTIONS is not possible on /runs; possible are GET, HEAD", 405},
+	} {
+		w := call(t, a, test.method, test.path, "")
+		p := wantProblem(t, w, test.status, test.kind)
+		if p.Detail != test.detail || w.Header().Get("Allow") != test.allow {
+			t.Errorf("%s %s: %q, Allow %q", test.method, test.path, p.Detail, w.Header().Get("Allow"))
+		}
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, testOptions())
+	for _, path := range []string{"/runs", "/nowhere", "/docs", "/runs?x=1"} {
+		h := call(t, a, "GET", path, "").Header()
+		if h.Get("X-Content-Type-Options") != "nosniff" || !strings.HasPrefix(h.Get("Content-Security-Policy"), "default-src 'none'") {
+			t.Errorf("%s: %v", path, h)
+		}
+		if path != "/docs" && h.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: Cache-Control %q", path, h.Get("Cache-Control"))
+		}
+	}
+	if got := call(t, a, "GET", "/runs", "", "X-Request-Id", "abc-123").Header().Get("X-Request-Id"); got != "abc-123" {
+		t.Errorf("a sane request id became %q", got)
+	}
+	for _, bad := range []string{"a b", "\"quoted\"", strings.Repeat("x", 129), "-x"} {
+		if got := call(t, a, "GET", "/runs", "", "X-Request-Id", bad).Header().Get("X-Request-Id"); got == bad || len(got) != 36 {
+			t.Errorf("the request id %q became %q", bad, got)
+		}
+	}
+}
+
+// TestHostIsNotReflected asks with a forged Host header: no answer repeats it.
+func TestHostIsNotReflected(t *testing.T) {
+	t.Parallel()
+	o := testOptions()
+	o.Store = &fakeStore{create: func(d definition.Document) (definition.Stored, error) {
+		return definition.Stored{Definition: definition.Definition{ID: someID, Document: d}}, nil
+	}}
+	a := newAPI(t, o)
+	for _, test := range [][3]string{
+		{"GET", "http://evil.example/runs", ""},
+		{"GET", "http://evil.example/openapi.json", ""},
+		{"GET", "http://evil.example/docs/", ""},
+		{"GET", "http://evil.example/nowhere", ""},
+		{"POST", "http://evil.example/activity-definitions/", `{"name":"a","trigger_config":{"trigger_type":"manual"}}`},
+	} {
+		w := call(t, a, test[0], test[1], test[2])
+		all := w.Body.String()
+		for name, values := range w.Header() {
+			all += name + ": " + strings.Join(values, ",") + "\n"
+		}
+		if strings.Contains(all, "evil.example") {
+			t.Errorf("%s %s repeats the host:\n%s", test[0], test[1], all)
+		}
+	}
+}
+
+func TestHealthAndReady(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, testOptions())
+	for path, want := range map[string]string{"/healthz": "alive", "/readyz/": "ready"} {
+		if w := call(t, a, "GET", path, ""); w.Body.String() != want {
+			t.Errorf("%s: %q, want %q", path, w.Body, want)
+		}
+	}
+}

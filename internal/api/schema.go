@@ -1,0 +1,352 @@
+package api
+
+import (
+	"encoding/json"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// The definition language is described by hand: its JSON depends on trigger_type and on the type of each task, and what
+// may be left out depends on the request. TestSchemaMatchesDocument holds this file against package definition.
+
+const refPrefix = "#/components/schemas/"
+
+// Names of the hand-written schemas.
+const (
+	schemaDefinition  = "Definition"
+	schemaNew         = "NewDefinition"
+	schemaReplacement = "DefinitionChange"
+	schemaPatch       = "DefinitionPatch"
+	schemaTrigger     = "TriggerConfig"
+	schemaTask        = "Task"
+	schemaRetry       = "Retry"
+	schemaConcurrency = "Concurrency"
+)
+
+const apiText = `activity-core keeps activity definitions: when something should happen (cron, an event, by hand) and what ` +
+	`should be done (tasks). Every due moment becomes one row of the ledger and at most one run.
+
+Every path answers with and without a trailing slash. Errors are RFC 9457 problems; ` + "`errors`" + ` names each field ` +
+	`and the rule that it breaks. Unknown fields and unknown query parameters are refused. Lists are paged: pass ` +
+	"`next_cursor`" + ` as ` + "`cursor`" + ` until it is null.`
+
+// documentConfig makes a huma API without the parts that are served differently here: its document is built once (see
+// docs.go), its documentation page loads scripts from other hosts, and its schema links repeat the Host header of the
+// request.
+func documentConfig() huma.Config {
+	config := huma.DefaultConfig("activity-core", "1")
+	config.Info.Description = apiText
+	config.Tags = []*huma.Tag{
+		{Name: tagDefinitions, Description: "What should happen, and when."},
+		{Name: tagRuns, Description: "The ledger: what became of every due moment, and why."},
+		{Name: tagOperations, Description: "For the platform."},
+	}
+	config.AllowAdditionalPropertiesByDefault = true // in answers, which may grow; bodies say false
+	config.CreateHooks = nil
+	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
+	return config
+}
+
+// defineSchemas adds the hand-written schemas to the document.
+func defineSchemas(registry huma.Registry) {
+	all := registry.Map()
+	for name, s := range triggerSchemas() {
+		all[name] = s
+	}
+	for name, s := range taskSchemas() {
+		all[name] = s
+	}
+	all[schemaRetry] = object("How often a failed task is tried again.", nil, properties{
+		"max_attempts":     integer("How often in all. Default 3; for a workflow task 1.", 1, 100),
+		"initial_interval": duration("The pause before the second try. Default 1s.", "1s"),
+		"backoff":          number("Each pause is this much longer than the one before. Default 2.", 1, 10),
+		"max_interval":     duration("The longest pause. Default 1m.", "1m"),
+	})
+	all[schemaConcurrency] = object("How many runs of the definition run at one time. Default: 1 with skip for cron, no limit "+
+		"for others.", []string{"limit"}, properties{
+		"limit": integer("0 for no limit.", 0, definition.MaxConcurrency),
+		"on_limit": described(enumSchema(definition.OnLimitSkip, definition.OnLimitQueue),
+			"What becomes of an occurrence that finds the limit reached. Runs by hand always queue. Default skip."),
+	})
+	all[schemaNew] = object("A definition as its author writes it.", []string{"name", "trigger_config"}, documentProperties())
+
+	change := nullableFields(documentProperties(), "name", "trigger_config")
+	all[schemaReplacement] = object("The fields to replace; null resets one to its default.", nil, change)
+	merge := nullableFields(documentProperties(), "name", "trigger_config")
+	merge["trigger_config"] = triggerPatch(all)
+	merge["labels"] = &huma.Schema{Type: huma.TypeObject, Nullable: true, Description: "Labels to add or change; null removes one.",
+		AdditionalProperties: &huma.Schema{Type: huma.TypeString, Nullable: true}}
+	all[schemaPatch] = object("A JSON Merge Patch (RFC 7396) of a definition.", nil, merge)
+
+	stored := documentProperties()
+	stored["id"] = &huma.Schema{Type: huma.TypeString, Format: "uuid"}
+	stored["revision"] = described(&huma.Schema{Type: huma.TypeInteger}, "1 for the first; every change adds one.")
+	stored["created_at"] = timestamp("")
+	stored["updated_at"] = timestamp("")
+	registry.Schema(reflect.TypeFor[Sync](), true, "")
+	stored["sync"] = &huma.Schema{
+		Description: "Whether its Temporal Schedule is as wanted; null for a definition that never had one.",
+		OneOf:       []*huma.Schema{ref("Sync"), {Type: "null"}},
+	}
+	all[schemaDefinition] = object("A stored definition, with the defaults filled in.",
+		[]string{"id", "revision", "name", "enabled", "trigger_config", "tasks", "created_at", "updated_at", "sync"}, stored)
+	for _, s := range all {
+		s.PrecomputeMessages()
+	}
+}
+
+func documentProperties() properties {
+	labels := &huma.Schema{Type: huma.TypeObject, Description: "For people and tools; without meaning to the service.",
+		AdditionalProperties: text("", definition.MaxLabelValue), MaxProperties: new(definition.MaxLabels)}
+	enabled := described(&huma.Schema{Type: huma.TypeBoolean, Default: true},
+		"Whether it becomes due by its trigger. A disabled one can still be triggered by hand.")
+	tasks := &huma.Schema{Type: huma.TypeArray, Items: ref(schemaTask), MaxItems: new(definition.MaxTasks),
+		Description: "Run in this order; the first that fails for good ends the run. None is legal: the run is recorded and succeeds."}
+	name := text("Unique.", 100)
+	name.Pattern = `^[a-z0-9][a-z0-9._-]{0,99}$`
+	return properties{
+		"name":           name,
+		"description":    text("", definition.MaxDescription),
+		"labels":         labels,
+		"enabled":        enabled,
+		"trigger_config": ref(schemaTrigger),
+		"tasks":          tasks,
+		"concurrency":    ref(schemaConcurrency),
+		"timeout":        duration("Of a whole run. Default 24h, at most 720h.", "1h"),
+	}
+}
+
+// triggerSchemas returns the schema of trigger_config and of each of its types.
+func triggerSchemas() map[string]*huma.Schema {
+	expression := text("Five fields as in crontab(5), or @hourly and the like, or @every with a duration.", 0)
+	expression.Examples = []any{"0 9 * * 1-5"}
+	zone := text("IANA name of the time zone.", 0)
+	zone.Default, zone.Examples = "UTC", []any{"Europe/Berlin"}
+	misfire := described(enumSchema(definition.MisfireSkip, definition.MisfireCompress, definition.MisfireCatchup),
+		"What becomes of slots that are more than 60 s late: skip records them as missed, compress runs the newest, catchup runs "+
+			"all within misfire_window.")
+	misfire.Default = definition.MisfireSkip
+	eventType := text("The exact type of the events.", definition.MaxEventType)
+	eventType.Examples = []any{"user.created"}
+	filters := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: &huma.Schema{}, MaxProperties: new(definition.MaxFilters),
+		Description: "Every pair must equal the member of the event's payload with that name, by JSON equality.",
+		Examples:    []any{map[string]any{"tier": "pro"}}}
+	variants := map[string]*huma.Schema{
+		"CronTrigger": object("Due at the times of a cron expression.", []string{"trigger_type", "cron_expression"}, properties{
+			"trigger_type":    constant(string(definition.TriggerCron)),
+			"cron_expression": expression,
+			"timezone":        zone,
+			"misfire_policy":  misfire,
+			"misfire_window":  duration("How old a slot may be to be caught up. Default 24h.", "24h"),
+			"jitter":          duration("Each run starts up to this much later, at random. Default none.", "30s"),
+			"start_at":        timestamp("No slot before it."),
+			"end_at":          timestamp("No slot after it."),
+		}),
+		"EventTrigger": object("Due when a matching event arrives.", []string{"trigger_type", "event_type"}, properties{
+			"trigger_type": constant(string(definition.TriggerEvent)),
+			"event_type":   eventType,
+			"filters":      filters,
+		}),
+		"ManualTrigger": object("Due by hand alone.", []string{"trigger_type"}, properties{
+			"trigger_type": constant(string(definition.TriggerManual)),
+		}),
+	}
+	variants[schemaTrigger] = union("When it becomes due. Every definition can also be triggered by hand.", "trigger_type",
+		map[string]string{"cron": "CronTrigger", "event": "EventTrigger", "manual": "ManualTrigger"})
+	return variants
+}
+
+// triggerPatch is trigger_config in a merge patch: any field of any type.
+func triggerPatch(all map[string]*huma.Schema) *huma.Schema {
+	fields := properties{}
+	for _, name := range []string{"CronTrigger", "EventTrigger"} {
+		for field, s := range all[name].Properties {
+			fields[field] = s
+		}
+	}
+	fields = nullableFields(fields, "trigger_type", "cron_expression", "event_type")
+	fields["trigger_type"] = enumSchema(triggerWords...)
+	return object("The fields to change. Another trigger_type replaces the whole trigger_config.", nil, fields)
+}
+
+// taskSchemas returns the schema of a task and of each of its types.
+func taskSchemas() map[string]*huma.Schema {
+	headers := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: text("", 0)}
+	args := &huma.Schema{Type: huma.TypeArray, Items: &huma.Schema{},
+		Description: "The arguments, any JSON values. Absent: one argument, the run's context."}
+	queue := text("The task queue of your worker.", 200)
+	method := enumSchema("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+	method.Default = "POST"
+	subject := text("The NATS subject, without wildcards.", 255)
+	subject.Examples = []any{"orders.shipped"}
+	url := &huma.Schema{Type: huma.TypeString, Format: "uri", Description: "Absolute, http or https."}
+
+	out := map[string]*huma.Schema{}
+	mapping := map[string]string{}
+	for _, t := range []struct {
+		kind     definition.TaskType
+		schema   string
+		text     string
+		required []string
+		with     properties
+	}{
+		{definition.TaskLog, "LogTask", "Writes one line to the worker's log.", []string{"message"},
+			properties{"message": text("", 0)}},
+		{definition.TaskHTTP, "HTTPTask", "Makes one HTTP request. 200 to 299 is a success; 408, 425, 429 and 5xx are tried again.",
+			[]string{"url"}, properties{"method": method, "url": url, "headers": headers,
+				"body": {Description: "Sent as JSON. Absent: the run's context, for methods that have a body."}}},
+		{definition.TaskPublish, "PublishTask", "Publishes one message to JetStream.", []string{"subject"},
+			properties{"subject": subject, "headers": headers, "payload": {Description: "Sent as JSON. Absent: the run's context."}}},
+		{definition.TaskActivity, "ActivityTask", "Calls a Temporal activity of your own.", []string{"activity", "task_queue"},
+			properties{"activity": text("The name of the Temporal activity.", 200), "task_queue": queue, "args": args}},
+		{definition.TaskWorkflow, "WorkflowTask", "Runs a Temporal workflow of your own and waits for it.",
+			[]string{"workflow", "task_queue"},
+			properties{"workflow": text("The name of the workflow type.", 200), "task_queue": queue, "args": args}},
+	} {
+		name := text("Unique within the definition.", 63)
+		name.Pattern = `^[a-z0-9][a-z0-9_-]{0,62}$`
+		out[t.schema] = object(t.text, []string{"name", "type", "with"}, properties{
+			"name":    name,
+			"type":    constant(string(t.kind)),
+			"with":    object("", t.required, t.with),
+			"timeout": duration("Of the whole task, all attempts included. Default 5m.", "30s"),
+			"retry":   ref(schemaRetry),
+		})
+		mapping[string(t.kind)] = t.schema
+	}
+	out[schemaTask] = union("One step of a run.", "type", mapping)
+	return out
+}
+
+// Request bodies.
+
+func createBody() *huma.RequestBody {
+	return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{jsonType: {
+		Schema: ref(schemaNew),
+		Examples: examples(map[string]string{
+			"cron": `{"name": "daily-report", "trigger_config": {"trigger_type": "cron", "cron_expression": "0 9 * * 1-5",
+				"timezone": "Europe/Berlin", "misfire_policy": "skip"},
+				"tasks": [{"name": "note", "type": "log", "with": {"message": "time for the report"}}]}`,
+			"event": `{"name": "user-onboarding", "trigger_config": {"trigger_type": "event", "event_type": "user.created",
+				"filters": {"tier": "pro"}},
+				"tasks": [{"name": "welcome", "type": "http", "timeout": "1m", "retry": {"max_attempts": 5},
+					"with": {"url": "https://example.com/welcome"}}]}`,
+			"manual": `{"name": "reindex", "trigger_config": {"trigger_type": "manual"}, "concurrency": {"limit": 1},
+				"tasks": [{"name": "reindex", "type": "workflow", "timeout": "30m",
+					"with": {"workflow": "Reindex", "task_queue": "search-tq", "args": [{"full": true}]}}]}`,
+		}),
+	}}}
+}
+
+func replaceBody() *huma.RequestBody {
+	return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{jsonType: {
+		Schema: ref(schemaReplacement),
+		Examples: examples(map[string]string{
+			"disable":    `{"enabled": false}`,
+			"reschedule": `{"trigger_config": {"trigger_type": "cron", "cron_expression": "30 8 * * *", "timezone": "Europe/Berlin"}}`,
+		}),
+	}}}
+}
+
+func mergeBody() *huma.RequestBody {
+	media := func() *huma.MediaType {
+		return &huma.MediaType{Schema: ref(schemaPatch), Examples: examples(map[string]string{
+			"one field of the trigger": `{"trigger_config": {"timezone": "America/New_York"}}`,
+			"labels":                   `{"labels": {"team": "growth", "old": null}}`,
+		})}
+	}
+	return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{mergePatchType: media(), jsonType: media()}}
+}
+
+func triggerBody() *huma.RequestBody {
+	return &huma.RequestBody{Content: map[string]*huma.MediaType{jsonType: {
+		Schema:   &huma.Schema{Description: "Any JSON value of at most 256 KiB."},
+		Examples: examples(map[string]string{"object": `{"customer": 42}`}),
+	}}}
+}
+
+// Builders of schemas.
+
+type properties = map[string]*huma.Schema
+
+func ref(name string) *huma.Schema { return &huma.Schema{Ref: refPrefix + name} }
+
+func described(s *huma.Schema, text string) *huma.Schema {
+	s.Description = text
+	return s
+}
+
+func object(text string, required []string, p properties) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeObject, Description: text, Required: required, Properties: p, AdditionalProperties: false}
+}
+
+// union is one of several schemas, told apart by a property.
+func union(text, property string, mapping map[string]string) *huma.Schema {
+	s := &huma.Schema{Description: text, Discriminator: &huma.Discriminator{PropertyName: property, Mapping: map[string]string{}}}
+	for _, value := range slices.Sorted(maps.Keys(mapping)) {
+		s.OneOf = append(s.OneOf, ref(mapping[value]))
+		s.Discriminator.Mapping[value] = refPrefix + mapping[value]
+	}
+	return s
+}
+
+func text(description string, most int) *huma.Schema {
+	s := &huma.Schema{Type: huma.TypeString, Description: description}
+	if most > 0 {
+		s.MaxLength = &most
+	}
+	return s
+}
+
+func constant(value string) *huma.Schema { return enumSchema(value) }
+
+func duration(description, example string) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Description: description + " A number with a unit, as in 90s, 5m or 1h30m.",
+		Examples: []any{example}}
+}
+
+func timestamp(description string) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Format: "date-time", Description: description}
+}
+
+func integer(description string, least, most float64) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeInteger, Description: description, Minimum: &least, Maximum: &most}
+}
+
+func number(description string, least, most float64) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeNumber, Description: description, Minimum: &least, Maximum: &most}
+}
+
+// nullableFields returns the properties with null allowed for all but the named ones.
+func nullableFields(p properties, except ...string) properties {
+	out := properties{}
+	for name, s := range p {
+		switch {
+		case slices.Contains(except, name):
+			out[name] = s
+		case s.Ref != "":
+			out[name] = &huma.Schema{OneOf: []*huma.Schema{s, {Type: "null"}}}
+		default:
+			null := *s
+			null.Nullable = true
+			out[name] = &null
+		}
+	}
+	return out
+}
+
+func examples(of map[string]string) map[string]*huma.Example {
+	out := map[string]*huma.Example{}
+	for name, data := range of {
+		var value any
+		if err := json.Unmarshal([]byte(data), &value); err != nil {
+			panic("example " + name + ": " + err.Error()) // a constant of this file
+		}
+		out[name] = &huma.Example{Summary: name, Value: value}
+	}
+	return out
+}

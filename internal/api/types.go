@@ -1,0 +1,161 @@
+package api
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// Definition is the JSON of a stored definition: what its author wrote, with defaults filled in, and what the service
+// added. Its schema is written by hand in schema.go.
+type Definition struct {
+	ID       string `json:"id"`
+	Revision int    `json:"revision"`
+	definition.Document
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+	// Sync is null for a definition that never had a schedule.
+	Sync *Sync `json:"sync"`
+}
+
+// Schema refers to the hand-written schema.
+func (Definition) Schema(huma.Registry) *huma.Schema { return ref(schemaDefinition) }
+
+// Sync tells whether the Temporal Schedule of a definition is as the definition wants it.
+type Sync struct {
+	State     definition.SyncState `json:"state" enum:"synced,pending,error" doc:"synced: read back from Temporal as wanted (or gone, as wanted). pending: a change waits to be carried out. error: the last try failed. A worker goes on trying until it is synced."`
+	Desired   int                  `json:"desired" doc:"The revision that the schedule has to follow."`
+	Observed  int                  `json:"observed" doc:"The revision that was last confirmed in Temporal; 0 for none."`
+	LastError *string              `json:"last_error" doc:"Why the last try failed; null when it did not."`
+	Since     time.Time            `json:"since" doc:"When this state was entered."`
+}
+
+// DefinitionList is one page of definitions.
+type DefinitionList struct {
+	Items      []Definition `json:"items" nullable:"false"`
+	NextCursor *string      `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
+}
+
+// RunSummary is the JSON of a run in a list.
+type RunSummary struct {
+	ID             string                 `json:"id" format:"uuid"`
+	DefinitionID   string                 `json:"definition_id" format:"uuid"`
+	DefinitionName string                 `json:"definition_name" doc:"The name at the time of acceptance."`
+	Revision       int                    `json:"revision" doc:"The revision of the definition that runs."`
+	Trigger        definition.TriggerKind `json:"trigger" enum:"cron,event,manual" doc:"What made it due."`
+	OccurrenceKey  string                 `json:"occurrence_key" doc:"Names the due moment, once per definition: cron-<slot>, event-<event id> or manual-<uuid>."`
+	Status         runStatus              `json:"status" doc:"accepted, queued and running go on; the others are final."`
+	Reason         *string                `json:"reason" doc:"Why it has this outcome, as one word of a closed list; null for a run that succeeded or goes on."`
+	Error          *string                `json:"error" doc:"One sentence for a person; null when there is none."`
+	EventID        *string                `json:"event_id" doc:"Of the event that made it due."`
+	EventType      *string                `json:"event_type" doc:"Of the event that made it due."`
+	TraceID        *string                `json:"trace_id" doc:"Of the event, or of the request that triggered it (header traceparent)."`
+	SlotAt         *time.Time             `json:"slot_at" nullable:"true" doc:"The nominal time of a cron run."`
+	AcceptedAt     time.Time              `json:"accepted_at" doc:"When it was written to the ledger."`
+	StartedAt      *time.Time             `json:"started_at" nullable:"true" doc:"When its tasks began."`
+	FinishedAt     *time.Time             `json:"finished_at" nullable:"true"`
+	DurationMS     *int64                 `json:"duration_ms" doc:"From started_at to finished_at, in milliseconds."`
+	WorkflowID     string                 `json:"workflow_id" doc:"The id of its Temporal workflow."`
+	WorkflowRunID  *string                `json:"workflow_run_id" doc:"Temporal's run id; null before it began."`
+}
+
+// Run is the JSON of one run.
+type Run struct {
+	RunSummary
+	Input any          `json:"input" doc:"What triggered it: the event's envelope, or the body of the trigger request; null when there was none."`
+	Tasks []TaskResult `json:"tasks" nullable:"false" doc:"In order; a task that was not reached is absent."`
+}
+
+// TaskResult is the JSON of what became of a task.
+type TaskResult struct {
+	Name            string                `json:"name"`
+	Type            definition.TaskType   `json:"type" enum:"log,http,publish,activity,workflow"`
+	Status          definition.TaskStatus `json:"status" enum:"running,succeeded,failed,timed_out,canceled"`
+	Attempts        int                   `json:"attempts"`
+	Error           *string               `json:"error" doc:"Of the last attempt; null when there is none."`
+	Output          any                   `json:"output" doc:"Any JSON value; a string that holds the first part of it when output_truncated is true; null when there is none."`
+	OutputTruncated bool                  `json:"output_truncated"`
+	StartedAt       time.Time             `json:"started_at"`
+	FinishedAt      *time.Time            `json:"finished_at" nullable:"true"`
+}
+
+// RunList is one page of runs.
+type RunList struct {
+	Items      []RunSummary `json:"items" nullable:"false"`
+	NextCursor *string      `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
+}
+
+// runStatus describes itself with every status that there is.
+type runStatus definition.RunStatus
+
+func (runStatus) Schema(huma.Registry) *huma.Schema { return enumSchema(runStatusWords()...) }
+
+func definitionJSON(s definition.Stored) Definition {
+	out := Definition{
+		ID: s.ID, Revision: s.Revision, Document: s.Document, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
+	}
+	if s.Sync.State != "" {
+		out.Sync = &Sync{
+			State: s.Sync.State, Desired: s.Sync.Desired, Observed: s.Sync.Observed,
+			LastError: optional(s.Sync.LastError), Since: s.Sync.Since.UTC(),
+		}
+	}
+	return out
+}
+
+func runSummaryJSON(r definition.Run) RunSummary {
+	out := RunSummary{
+		ID: r.ID, DefinitionID: r.DefinitionID, DefinitionName: r.DefinitionName, Revision: r.Revision, Trigger: r.Kind,
+		OccurrenceKey: r.Key, Status: runStatus(r.Status), Reason: optional(string(r.Reason)), Error: optional(r.Error),
+		EventID: optional(r.EventID), EventType: optional(r.EventType), TraceID: optional(r.TraceID),
+		SlotAt: utc(r.SlotAt), AcceptedAt: r.AcceptedAt.UTC(), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt),
+		WorkflowID: r.WorkflowID, WorkflowRunID: optional(r.WorkflowRunID),
+	}
+	if r.StartedAt != nil && r.FinishedAt != nil {
+		ms := r.FinishedAt.Sub(*r.StartedAt).Milliseconds()
+		out.DurationMS = &ms
+	}
+	return out
+}
+
+func runJSON(r definition.Run) Run {
+	out := Run{RunSummary: runSummaryJSON(r), Input: jsonOrText(r.Input), Tasks: make([]TaskResult, len(r.Tasks))}
+	for i, t := range r.Tasks {
+		out.Tasks[i] = TaskResult{
+			Name: t.Name, Type: t.Type, Status: t.Status, Attempts: t.Attempts, Error: optional(t.Error),
+			Output: jsonOrText(t.Output), OutputTruncated: t.OutputTruncated, StartedAt: t.StartedAt.UTC(),
+			FinishedAt: utc(t.FinishedAt),
+		}
+	}
+	return out
+}
+
+// jsonOrText shows bytes as the JSON that they are, and as a string when they are not: an output that was cut, for one.
+func jsonOrText(data []byte) any {
+	switch {
+	case len(data) == 0:
+		return nil
+	case json.Valid(data):
+		return json.RawMessage(data)
+	}
+	return strings.ToValidUTF8(string(data), "\uFFFD")
+}
+
+// optional is null for the empty string.
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}

@@ -1,0 +1,265 @@
+package match
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/activity-core/activity-core/internal/definition"
+)
+
+var noon = time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+
+func event(t testing.TB, eventType, payload string) *definition.Event {
+	t.Helper()
+	e, fault := definition.ParseEnvelope(fmt.Appendf(nil, `{"event_id":"1","type":%q,"payload":%s}`, eventType, payload), "p."+eventType, "p")
+	if fault != nil {
+		t.Fatalf("%s: %v", payload, fault)
+	}
+	return &e
+}
+
+func routable(id, eventType, filters string) definition.Routable {
+	r := definition.Routable{ID: id, EventType: eventType, Live: true, EnabledSince: noon}
+	if err := json.Unmarshal([]byte(filters), &r.Filters); err != nil {
+		panic(err)
+	}
+	return r
+}
+
+func ids(met []*definition.Routable) string {
+	var out []string
+	for _, r := range met {
+		out = append(out, r.ID)
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+func apply(t testing.TB, table *Table, changes ...definition.Routable) *Table {
+	t.Helper()
+	next, err := table.Apply(changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
+}
+
+func matched(t testing.TB, table *Table, e *definition.Event) string {
+	t.Helper()
+	met, err := table.Match(e, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids(met)
+}
+
+func TestMatch(t *testing.T) {
+	t.Parallel()
+	table := apply(t, &Table{},
+		routable("all", "user.created", `{}`),
+		routable("nil", "user.created", `null`),
+		routable("pro", "user.created", `{"tier":"pro"}`),
+		routable("pro-eu", "user.created", `{"tier":"pro","region":"eu"}`),
+		routable("one", "user.created", `{"n":1}`),
+		routable("one-text", "user.created", `{"n":"1"}`),
+		routable("big", "user.created", `{"n":9007199254740993}`),
+		routable("null", "user.created", `{"n":null}`),
+		routable("object", "user.created", `{"o":{"a":[1,{"b":2}],"c":null}}`),
+		routable("list", "user.created", `{"l":["a","b"]}`),
+		routable("dotted", "user.created", `{"o.a":1}`),
+		routable("other", "user.deleted", `{}`),
+	)
+	for _, c := range []struct{ eventType, payload, want string }{
+		{"user.created", `{}`, ""},
+		{"user.created", `{"tier":"pro"}`, "pro"},
+		{"user.created", `{"tier":"free","region":"eu"}`, ""},
+		{"user.created", `{"tier":"pro","region":"eu","x":[]}`, "pro pro-eu"},
+		{"user.created", `{"t\u0069er":"\u0070ro"}`, "pro"},
+		{"user.created", `{"TIER":"pro"}`, ""},
+		{"user.created", `{"tier":["pro"]}`, ""},
+		{"user.created", `{"n":1.0}`, "one"},
+		{"user.created", `{"n":1e0}`, "one"},
+		{"user.created", `{"n":"1"}`, "one-text"},
+		{"user.created", `{"n":true}`, ""},
+		{"user.created", `{"n":9007199254740993}`, "big"},
+		{"user.created", `{"n":9007199254740992}`, ""},
+		{"user.created", `{"n":null}`, "null"},
+		{"user.created", `{"o":{"c":null,"a":[1.0,{"b":2e0}]}}`, "object"},
+		{"user.created", `{"o":{"a":[1,{"b":2}]}}`, ""},
+		{"user.created", `{"o":{"a":1}}`, ""},
+		{"user.created", `{"o.a":1}`, "dotted"},
+		{"user.created", `{"l":["a","b"]}`, "list"},
+		{"user.created", `{"l":["b","a"]}`, ""},
+		{"user.created", `{"l":["a"]}`, ""},
+	} {
+		want := strings.TrimSpace("all nil " + c.want)
+		got := matched(t, table, event(t, c.eventType, c.payload))
+		w := strings.Fields(want)
+		slices.Sort(w)
+		if got != strings.Join(w, " ") {
+			t.Errorf("%s %s meets %q, want %q", c.eventType, c.payload, got, want)
+		}
+	}
+	for eventType, want := range map[string]string{"user.deleted": "other", "user": "", "user.created.x": ""} {
+		if got := matched(t, table, event(t, eventType, `{"tier":"pro"}`)); got != want {
+			t.Errorf("%s meets %q, want %q", eventType, got, want)
+		}
+	}
+}
+
+func TestMatchEnabledSince(t *testing.T) {
+	t.Parallel()
+	table := apply(t, &Table{}, routable("d", "a", `{}`), routable("f", "a", `{"x":1}`))
+	for _, c := range []struct {
+		publishedAt time.Time
+		want        string
+	}{
+		{noon.Add(time.Hour), "d f"},
+		{noon, "d f"},
+		{noon.Add(-Skew), "d f"},
+		{noon.Add(-Skew - 1), ""},
+	} {
+		met, err := table.Match(event(t, "a", `{"x":1}`), c.publishedAt)
+		if got := ids(met); err != nil || got != c.want {
+			t.Errorf("an event of %v meets %q (%v), want %q", c.publishedAt, got, err, c.want)
+		}
+	}
+}
+
+func TestApply(t *testing.T) {
+	t.Parallel()
+	a, b := event(t, "a", `{"x":1}`), event(t, "b", `{"x":1}`)
+	first := apply(t, &Table{}, routable("1", "a", `{"x":1}`), routable("2", "a", `{}`))
+	second := apply(t, first,
+		routable("2", "b", `{}`),                                // another type
+		routable("1", "a", `{"x":2}`),                           // another filter
+		routable("3", "a", `{}`),                                // new
+		routable("4", "a", `{}`), routable("4", "b", `{"x":1}`), // twice in one look: the last one counts
+		definition.Routable{ID: "unknown"}, // dropped, but was never there
+	)
+	third := apply(t, second, definition.Routable{ID: "2"}, definition.Routable{ID: "4"}, definition.Routable{ID: "3"})
+	for i, c := range []struct {
+		table *Table
+		a, b  string
+		size  int
+	}{{first, "1 2", "", 2}, {second, "3", "2 4", 4}, {third, "", "", 1}} {
+		if gotA, gotB := matched(t, c.table, a), matched(t, c.table, b); gotA != c.a || gotB != c.b || c.table.Len() != c.size {
+			t.Errorf("table %d of %d definitions: a meets %q, b meets %q, want %d, %q, %q", i, c.table.Len(), gotA, gotB, c.size, c.a, c.b)
+		}
+	}
+	if len(third.byType) != 1 {
+		t.Errorf("%d types are left, want 1", len(third.byType))
+	}
+	if same := apply(t, third); same != third {
+		t.Error("no changes made another table")
+	}
+}
+
+func TestApplyBadFilter(t *testing.T) {
+	t.Parallel()
+	bad := definition.Routable{ID: "7", Name: "broken", EventType: "a", Live: true, EnabledSince: noon,
+		Filters: map[string]json.RawMessage{"x": json.RawMessage(`{"a":1,"a":2}`)}}
+	table, err := (&Table{}).Apply([]definition.Routable{bad, routable("1", "a", `{}`)})
+	if err == nil || !strings.Contains(err.Error(), `definition 7 (broken) cannot be matched: filter "x"`) {
+		t.Errorf("error = %v", err)
+	}
+	if got := matched(t, table, event(t, "a", `{}`)); got != "1" {
+		t.Errorf("the others match %q, want 1", got)
+	}
+}
+
+// TestIndexEqualsNaive holds the index, also after random changes, against the plain reading of the rule: every filter
+// equals the payload's member of the same name.
+func TestIndexEqualsNaive(t *testing.T) {
+	t.Parallel()
+	values := []string{`1`, `1.0`, `1e0`, `"1"`, `2`, `9007199254740992`, `9007199254740993`, `9007199254740993.0`, `null`, `true`, `"true"`, `""`,
+		`"é"`, `"\u00e9"`, `[]`, `[1]`, `[1.0]`, `[1,2]`, `[2,1]`, `{}`, `{"a":1}`, `{"a":1.0}`, `{"a":{"b":[null]}}`, `{"a":1,"b":2}`, `{"b":2,"a":1e0}`, `-0`, `0`, `0.0`}
+	names := []string{"a", "b", "c", "d.e", "é"}
+	types := []string{"t", "t.u", "v"}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	object := func(most int) string {
+		var members []string
+		for _, i := range rnd.Perm(len(names))[:rnd.IntN(most+1)] {
+			members = append(members, fmt.Sprintf("%q:%s", names[i], values[rnd.IntN(len(values))]))
+		}
+		return "{" + strings.Join(members, ",") + "}"
+	}
+	table, live := &Table{}, map[string]definition.Routable{}
+	pairs := 0
+	for range 100 {
+		var changes []definition.Routable
+		for range rnd.IntN(40) {
+			r := routable(fmt.Sprint(rnd.IntN(150)), types[rnd.IntN(len(types))], object(3))
+			if r.Live = rnd.IntN(5) > 0; r.Live {
+				live[r.ID] = r
+			} else {
+				delete(live, r.ID)
+			}
+			changes = append(changes, r)
+		}
+		table = apply(t, table, changes...)
+		for range 40 {
+			e := event(t, types[rnd.IntN(len(types))], object(len(names)))
+			var want []string
+			for id, r := range live {
+				pairs++
+				if r.EventType == e.Type && naive(t, r.Filters, e) {
+					want = append(want, id)
+				}
+			}
+			slices.Sort(want)
+			if got := matched(t, table, e); got != strings.Join(want, " ") {
+				t.Fatalf("event %s meets %q, want %q", e.Raw, got, want)
+			}
+		}
+		if table.Len() != len(live) {
+			t.Fatalf("the table has %d definitions, want %d", table.Len(), len(live))
+		}
+	}
+	t.Logf("%d pairs of definition and event", pairs)
+}
+
+func naive(t *testing.T, filters map[string]json.RawMessage, e *definition.Event) bool {
+	var envelope struct {
+		Payload map[string]json.RawMessage `json:"payload"`
+	}
+	if err := json.Unmarshal(e.Raw, &envelope); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range filters {
+		got, ok := envelope.Payload[name]
+		if !ok {
+			return false
+		}
+		if same, _ := equal(decode(t, want), decode(t, got)); !same {
+			return false
+		}
+	}
+	return true
+}
+
+func BenchmarkMatch(b *testing.B) {
+	for _, n := range []int{10, 1_000, 10_000, 100_000} {
+		changes := make([]definition.Routable, n)
+		for i := range changes {
+			changes[i] = routable(fmt.Sprint(i), fmt.Sprintf("type.%d", i%50), fmt.Sprintf(`{"tier":"pro","customer":%d}`, i/100))
+		}
+		table := apply(b, &Table{}, changes...)
+		e := event(b, "type.7", `{"tier":"pro","customer":3,"name":"somebody","region":"eu"}`)
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := table.Match(e, noon); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

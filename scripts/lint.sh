@@ -1,0 +1,68 @@
+#!/bin/sh
+# Runs every check on the modules given as arguments, the root module first, and
+# goes on after a failure. The tools are pinned in tools/go.mod.
+set -eu
+
+cd "$(dirname "$0")/.."
+root=$PWD
+failed=
+
+tool() { go tool -modfile="$root/tools/go.mod" "$@"; }
+
+# check NAME COMMAND...: runs the command and remembers whether it failed.
+check() {
+	name=$1
+	shift
+	if "$@"; then
+		echo "lint: $name: ok"
+	else
+		echo "lint: $name: FAILED" >&2
+		failed="$failed
+  $name"
+	fi
+}
+
+formatted() {
+	files=$(gofmt -l .)
+	[ -z "$files" ] && return
+	echo "not formatted (run \`make fmt\`):"
+	echo "$files"
+	return 1
+}
+
+in_module() (
+	cd "$1"
+	shift
+	"$@"
+)
+
+vulnerabilities() {
+	out=$(tool govulncheck ./... 2>&1) && return
+	code=$?
+	# 3 is a finding. Without the database nothing can be found: say so, and let
+	# a machine without a network pass.
+	if [ "$code" -ne 3 ] && echo "$out" | grep -q 'vuln\.go\.dev'; then
+		echo "govulncheck: database not reachable, skipped"
+		return
+	fi
+	echo "$out"
+	return 1
+}
+
+echo "lint: preparing the tools; the first time compiles them, which takes a few minutes"
+for name in golangci-lint govulncheck workflowcheck; do
+	tool -n "$name" >/dev/null
+done
+
+check "gofmt" formatted
+for module in "$@"; do
+	check "go vet ($module)" in_module "$module" go vet ./...
+	check "golangci-lint ($module)" in_module "$module" tool golangci-lint run --config "$root/.golangci.yml" ./...
+	check "govulncheck ($module)" in_module "$module" vulnerabilities
+done
+check "workflowcheck" tool workflowcheck -config .workflowcheck.yml ./internal/execution/...
+
+if [ -n "$failed" ]; then
+	echo "lint: these checks failed:$failed" >&2
+	exit 1
+fi
