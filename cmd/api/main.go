@@ -3,12 +3,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net/http"
-	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -21,9 +18,6 @@ import (
 	"github.com/activity-core/activity-core/internal/temporalclient"
 	"github.com/activity-core/activity-core/migrations"
 )
-
-// connectTimeout bounds one connection to Postgres, so that a host that is gone without a word costs a request little.
-const connectTimeout = 3 * time.Second
 
 func main() { lifecycle.Main("api", run) }
 
@@ -47,7 +41,7 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	pool, err := openPool(ctx, cfg.DB)
+	pool, err := postgres.Open(ctx, cfg.DB.URL, "api")
 	if err != nil {
 		return err
 	}
@@ -105,21 +99,4 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 			return lifecycle.Serve(ctx, lifecycle.NewHTTPServer(handler, log), listener)
 		}},
 	)
-}
-
-// openPool makes the pool without connecting, so that the service starts while Postgres is away.
-func openPool(ctx context.Context, db config.DB) (*pgxpool.Pool, error) {
-	poolConfig, err := pgxpool.ParseConfig(db.URL)
-	if err != nil {
-		return nil, fmt.Errorf("read ACTCORE_DB_URL: %w", err)
-	}
-	poolConfig.ConnConfig.RuntimeParams["application_name"] = "activity-core-api"
-	if poolConfig.ConnConfig.ConnectTimeout == 0 {
-		poolConfig.ConnConfig.ConnectTimeout = connectTimeout
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
-	if err != nil {
-		return nil, fmt.Errorf("make the Postgres pool: %w", err)
-	}
-	return pool, nil
 }

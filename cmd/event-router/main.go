@@ -3,11 +3,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -26,8 +24,6 @@ const (
 	// inboxPrefix begins the inboxes of a router that has credentials, so that its user needs no right on the inboxes of
 	// others: allow it to subscribe to "_INBOX_router.>".
 	inboxPrefix = "_INBOX_router"
-	// connectTimeout bounds one connection to Postgres, so that a host that is gone without a word is noticed soon.
-	connectTimeout = 3 * time.Second
 	// stopTimeout is the router's drain timeout and a fetch that was under way.
 	stopTimeout = router.DefaultDrainTimeout + 5*time.Second
 )
@@ -54,7 +50,7 @@ func serve(ctx context.Context, cfg config.Router, stdout io.Writer) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	pool, err := openPool(ctx, cfg.DB)
+	pool, err := postgres.Open(ctx, cfg.DB.URL, name)
 	if err != nil {
 		return err
 	}
@@ -115,21 +111,4 @@ func serve(ctx context.Context, cfg config.Router, stdout io.Writer) error {
 		lifecycle.Component{Name: "operations server", Run: ops.Run},
 		lifecycle.Component{Name: "router", Run: routing.Run, StopTimeout: stopTimeout},
 	)
-}
-
-// openPool makes the pool without connecting, so that the service starts while Postgres is away.
-func openPool(ctx context.Context, db config.DB) (*pgxpool.Pool, error) {
-	poolConfig, err := pgxpool.ParseConfig(db.URL)
-	if err != nil {
-		return nil, fmt.Errorf("read ACTCORE_DB_URL: %w", err)
-	}
-	poolConfig.ConnConfig.RuntimeParams["application_name"] = "activity-core-" + name
-	if poolConfig.ConnConfig.ConnectTimeout == 0 {
-		poolConfig.ConnConfig.ConnectTimeout = connectTimeout
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
-	if err != nil {
-		return nil, fmt.Errorf("make the Postgres pool: %w", err)
-	}
-	return pool, nil
 }

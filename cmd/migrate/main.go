@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/activity-core/activity-core/internal/config"
 	"github.com/activity-core/activity-core/internal/lifecycle"
 	"github.com/activity-core/activity-core/internal/postgres"
@@ -143,7 +141,7 @@ func history(out *printer, s migrations.Status) {
 func seed(ctx context.Context, databaseURL string, stdout io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, seedTimeout)
 	defer cancel()
-	pool, err := pgxpool.New(ctx, databaseURL)
+	pool, err := postgres.Open(ctx, databaseURL, "migrate")
 	if err != nil {
 		return fmt.Errorf("seed: %w", err)
 	}

@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	}
 	log := lifecycle.NewLogger(cfg.Log, os.Stderr)
 	metrics := prometheus.NewRegistry() // read by nobody: the process is soon over
-	pool, err := openPool(ctx, cfg.DB)
+	pool, err := openPool(ctx, cfg.DB.URL)
 	if err != nil {
 		return err
 	}
@@ -109,13 +109,14 @@ func parse(args []string) (options, error) {
 	return o, nil
 }
 
-func openPool(ctx context.Context, db config.DB) (*pgxpool.Pool, error) {
+// openPool also asks at once whether the database is there and new enough, so that one sentence says what is wrong.
+func openPool(ctx context.Context, databaseURL string) (*pgxpool.Pool, error) {
+	pool, err := postgres.Open(ctx, databaseURL, "sync-schedules")
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	pool, err := pgxpool.New(ctx, db.URL)
-	if err != nil {
-		return nil, fmt.Errorf("open the database: %w", err)
-	}
 	if err := postgres.New(pool).Ping(ctx); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("%w: check that ACTCORE_DB_URL is right and that Postgres is up", err)

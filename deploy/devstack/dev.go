@@ -85,13 +85,18 @@ func runDev(ctx context.Context, opts devOptions) error {
 	}
 
 	// Bringing up is abandoned when something already running fails.
-	up := make(chan error, 1)
-	go func() { up <- d.up(ctx) }()
+	var errUp error
+	up := make(chan struct{})
+	go func() {
+		defer close(up)
+		errUp = d.up(ctx)
+	}()
 	select {
-	case err = <-up:
+	case <-up:
+		err = errUp
 	case err = <-d.failed:
 		cancel(err)
-		<-up
+		<-up // its error is a consequence
 	}
 	if err == nil {
 		d.console.plain(d.banner(ctx, time.Since(began)))

@@ -25,12 +25,12 @@ func lockData(dataDir string) (unlock func(), err error) {
 		pid, _ := io.ReadAll(io.LimitReader(f, 20))
 		return nil, &lockedError{dataDir: dataDir, pid: strings.TrimSpace(string(pid))}
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
 	}
 	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock the data folder: %w", err)
+		return nil, errors.Join(fmt.Errorf("lock the data folder: %w", err), f.Close())
 	}
 	return func() { _ = f.Close() }, nil
 }

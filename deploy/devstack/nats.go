@@ -50,6 +50,8 @@ func (n *natsServer) Start(ctx context.Context) error {
 		JetStream:  true,
 		StoreDir:   n.opts.StoreDir,
 		SyncAlways: n.opts.SyncAlways,
+		// Above the 1 MiB that an event may have, so that a larger one gets as far as its dead letter.
+		MaxPayload: 8 << 20,
 		NoSigs:     true,
 	}
 	if n.opts.MonitorPort != 0 {

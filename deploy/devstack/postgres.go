@@ -277,9 +277,9 @@ func (c *pgCluster) startOnce(ctx context.Context) (*child, error) {
 		<-proc.done
 	}
 	if wasRunning {
-		return nil, fmt.Errorf("Postgres did not accept connections on %s: %w (log: %s)", address(c.opts.Port), err, c.opts.LogFile)
+		return nil, fmt.Errorf("the Postgres server did not accept connections on %s: %w (log: %s)", address(c.opts.Port), err, c.opts.LogFile)
 	}
-	return nil, fmt.Errorf("Postgres refuses to start: %s (log: %s); if the data folder %s is broken, start afresh: %s",
+	return nil, fmt.Errorf("the Postgres server refuses to start: %s (log: %s); if the data folder %s is broken, start afresh: %s",
 		lastTellingLine(fileFrom(c.opts.LogFile, logStart)), c.opts.LogFile, c.dataDir(), c.opts.ResetHint)
 }
 
@@ -317,7 +317,7 @@ func (c *pgCluster) watch(proc *child) {
 	wanted := c.proc == proc
 	c.mu.Unlock()
 	if wanted && c.opts.Failed != nil {
-		c.opts.Failed(fmt.Errorf("Postgres ended by itself (%s; log: %s)", proc.exitText(), c.opts.LogFile))
+		c.opts.Failed(fmt.Errorf("the Postgres server ended by itself (%s; log: %s)", proc.exitText(), c.opts.LogFile))
 	}
 }
 
@@ -366,7 +366,7 @@ func (c *pgCluster) Stop(mode stopMode) error {
 	}
 	proc.signal(syscall.SIGKILL)
 	<-proc.done
-	return errors.New("Postgres did not stop when asked and was killed")
+	return errors.New("the Postgres server did not stop when asked and was killed")
 }
 
 // hurry makes a stop that is under way an immediate one.

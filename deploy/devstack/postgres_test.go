@@ -181,10 +181,10 @@ func TestBrokenDataFolder(t *testing.T) {
 		}, []string{"was made by Postgres 8, but the one found is ", envPostgresBin, devResetHint}},
 		{"refuses to start", func(t *testing.T, data string) {
 			must(t, os.WriteFile(filepath.Join(data, "global/pg_control"), []byte("damaged"), 0o600))
-		}, []string{"Postgres refuses to start: PANIC:  could not read file", "postgres.log", devResetHint}},
+		}, []string{"the Postgres server refuses to start: PANIC:  could not read file", "postgres.log", devResetHint}},
 		{"bad configuration", func(t *testing.T, data string) {
 			must(t, os.WriteFile(filepath.Join(data, "postgresql.conf"), []byte("what is this\n"), 0o600))
-		}, []string{`Postgres refuses to start: FATAL:  configuration file`, devResetHint}},
+		}, []string{`the Postgres server refuses to start: FATAL:  configuration file`, devResetHint}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

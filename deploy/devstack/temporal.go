@@ -114,8 +114,10 @@ func (t *temporalServer) Start(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 		select { // a server cannot be stopped while it starts
-		case <-started:
-		case <-logger.fatal:
+		case errStart := <-started:
+			err = errors.Join(err, errStart)
+		case errFatal := <-logger.fatal:
+			err = errors.Join(err, errFatal)
 		case <-time.After(temporalStopTimeout):
 		}
 	}
@@ -147,7 +149,7 @@ func (r *temporalRun) watch(failed func(error)) {
 	select {
 	case err := <-r.logger.fatal:
 		if failed != nil {
-			failed(fmt.Errorf("Temporal gave up: %w", err))
+			failed(fmt.Errorf("the Temporal server gave up: %w", err))
 		}
 	case <-r.logger.closed:
 	}
@@ -164,7 +166,7 @@ func (r *temporalRun) stop() error {
 		}
 		return nil
 	case <-time.After(temporalStopTimeout):
-		return fmt.Errorf("Temporal did not stop within %s", temporalStopTimeout)
+		return fmt.Errorf("the Temporal server did not stop within %s", temporalStopTimeout)
 	}
 }
 

@@ -408,4 +408,6 @@ type Routable struct {
 	Live bool
 	// EnabledSince is the earliest moment of an event that may meet the definition.
 	EnabledSince time.Time
+	// Unreadable is set when this version cannot read the stored document, so that the definition cannot be matched.
+	Unreadable error
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -202,5 +203,15 @@ func BenchmarkParseEnvelope(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func TestIsEventType(t *testing.T) {
+	t.Parallel()
+	rule := regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
+	for _, s := range []string{"", ".", "a", "a.b", "a..b", ".a", "a.", "user_1.created-2", "A", "a b", "a\n", "é", "a.*", "a.b.c.d", "-", "_.0"} {
+		if got := isEventType(s); got != rule.MatchString(s) {
+			t.Errorf("%q: %v", s, got)
+		}
 	}
 }

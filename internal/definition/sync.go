@@ -36,6 +36,8 @@ type SyncItem struct {
 	Attempts int
 	// Definition is the definition to follow; nil when it was deleted, so that its schedule has to go.
 	Definition *Definition
+	// Unreadable is set when this version cannot read the stored document; Definition then holds no more than its ids.
+	Unreadable error
 }
 
 // Stored is a definition with what is known of its schedule, and its place in the list of all definitions.

@@ -157,11 +157,11 @@ func (b *Bus) openStream(ctx context.Context) (mayLook bool, err error) {
 		if old := b.consumer.Load(); old != nil {
 			return old.mayLook, nil
 		}
-		config, err := b.streamConfig(ctx)
-		if err != nil {
-			return false, nil //nolint:nilerr // the consumer, whose right we must have, tells what is missing
+		// That it fails is no fault: the consumer, at which we must be allowed to look, tells what is missing.
+		if config, err := b.streamConfig(ctx); err == nil {
+			return true, b.checkSubjects(config)
 		}
-		return true, b.checkSubjects(config)
+		return false, nil
 	}
 	config, err := b.streamConfig(ctx)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {

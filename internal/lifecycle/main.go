@@ -56,24 +56,28 @@ func execute(name string, run RunFunc, args []string, getenv func(string) string
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "%s: %s\n", name, line(err))
+	code, text := 1, oneLine(err)
 	var coded interface{ ExitCode() int }
 	if errors.As(err, &coded) {
-		return coded.ExitCode()
+		// Our own words about arguments and variables, which show an example
+		// with a password and never a real one.
+		code = coded.ExitCode()
+	} else {
+		text = Redact(text)
 	}
-	return 1
+	fmt.Fprintf(stderr, "%s: %s\n", name, text)
+	return code
 }
 
-// line makes an error fit one line, without passwords. Joined errors come with
-// line breaks.
-func line(err error) string {
+// oneLine makes an error fit one line. Joined errors come with line breaks.
+func oneLine(err error) string {
 	var parts []string
 	for part := range strings.Lines(err.Error()) {
 		if part = strings.TrimSpace(part); part != "" {
 			parts = append(parts, part)
 		}
 	}
-	return Redact(strings.Join(parts, "; "))
+	return strings.Join(parts, "; ")
 }
 
 // UsageError is a mistake in the arguments; the process exits with code 2.

@@ -133,7 +133,7 @@ func runChecks(ctx context.Context, checks map[string]Check) Report {
 		wg.Go(func() {
 			text := checkOK
 			if err := check(ctx); err != nil {
-				text = line(err)
+				text = Redact(oneLine(err))
 				if ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded) {
 					text = fmt.Sprintf("no answer within %v (%s)", checkTimeout, text)
 				}

@@ -60,8 +60,8 @@ type equality struct {
 func (t *Table) Len() int { return len(t.byID) }
 
 // Apply returns the table with the changes made; a definition that is not live is dropped. What did not change is shared
-// with the old table. The error names each definition that cannot be matched because a filter is not valid JSON; the
-// table is good without them.
+// with the old table. The error names each definition that cannot be matched because it, or a filter of it, cannot be
+// read; the table is good without them.
 func (t *Table) Apply(changes []definition.Routable) (*Table, error) {
 	if len(changes) == 0 {
 		return t, nil
@@ -106,6 +106,9 @@ func (t *Table) Apply(changes []definition.Routable) (*Table, error) {
 
 func newEntry(r definition.Routable) (*entry, error) {
 	e := &entry{Routable: r}
+	if r.Unreadable != nil {
+		return nil, fmt.Errorf("definition %s revision %d: %w", r.ID, r.Revision, r.Unreadable)
+	}
 	for name, value := range r.Filters {
 		form, err := Canonical(nil, value)
 		if err != nil {

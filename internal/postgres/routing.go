@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -50,10 +49,9 @@ func (s *Store) ChangedDefinitions(ctx context.Context, prev string) (string, []
 		r := definition.Routable{ID: *id, Name: *name, Revision: *revision, Live: *live, EnabledSince: *since}
 		if r.Live {
 			doc, err := definition.DecodeStored([]byte(*document))
-			if err != nil {
-				return fmt.Errorf("definition %s revision %d: %w", r.ID, r.Revision, err)
-			}
 			r.EventType, r.Filters = doc.Trigger.EventType, doc.Trigger.Filters
+			// One that this version cannot read must not stop the routing of all others.
+			r.Unreadable = err
 		}
 		changed = append(changed, r)
 		return nil

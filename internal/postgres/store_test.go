@@ -606,6 +606,42 @@ func TestChangedDefinitionsMissesNothing(t *testing.T) {
 	}
 }
 
+// A document that this version cannot read stops neither the routing nor the schedules of the others.
+func TestUnreadableDocumentIsItsOwnFault(t *testing.T) {
+	t.Parallel()
+	s, ctx := newStore(t), t.Context()
+	for _, name := range []string{"one", "two"} {
+		create(t, s, strings.Replace(everyMinute, "every-minute", "cron-"+name, 1))
+		create(t, s, strings.Replace(event, "on-event", "event-"+name, 1))
+	}
+	_, err := s.pool.Exec(ctx, `UPDATE definitions SET document = '{"trigger_config": 7}' WHERE name LIKE '%-one'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, changed, err := s.ChangedDefinitions(ctx, "")
+	if err != nil || len(changed) != 2 {
+		t.Fatalf("look = %+v, %v; want both event definitions", changed, err)
+	}
+	for _, r := range changed {
+		if (r.Unreadable != nil) != (r.Name == "event-one") {
+			t.Errorf("%s: Unreadable = %v", r.Name, r.Unreadable)
+		}
+	}
+	items, err := s.LeaseSync(ctx, time.Minute, 10)
+	if err != nil || len(items) != 2 {
+		t.Fatalf("leased %+v, %v; want both cron definitions", items, err)
+	}
+	unreadable := 0
+	for _, item := range items {
+		if item.Unreadable != nil {
+			unreadable++
+		}
+	}
+	if unreadable != 1 {
+		t.Errorf("%d items are unreadable, want 1", unreadable)
+	}
+}
+
 func TestDeadLettersOnce(t *testing.T) {
 	t.Parallel()
 	s, ctx := newStore(t), t.Context()

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -57,9 +56,8 @@ func (s *Store) leaseSync(ctx context.Context, which string, ttl time.Duration, 
 			return item, err
 		}
 		d.ID = item.DefinitionID
-		if d.Document, err = definition.DecodeStored([]byte(document)); err != nil {
-			return item, fmt.Errorf("definition %s revision %d: %w", d.ID, d.Revision, err)
-		}
+		// One that this version cannot read is its own item's fault: the others go on.
+		d.Document, item.Unreadable = definition.DecodeStored([]byte(document))
 		item.Definition = &d
 		return item, nil
 	})

@@ -189,7 +189,9 @@ func (r *Reconciler) SyncNow(ctx context.Context, definitionID string) (definiti
 func (r *Reconciler) status(ctx context.Context, item definition.SyncItem, failure error) (definition.SyncStatus, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTime)
 	defer cancel()
-	status := definition.SyncStatus{State: definition.SyncSynced, Desired: item.Desired, Observed: item.Desired, Since: time.Now().UTC()}
+	status := definition.SyncStatus{
+		State: definition.SyncSynced, Desired: item.Desired, Observed: item.Desired, Since: time.Now().UTC(),
+	}
 	stored, err := r.store.GetDefinition(ctx, item.DefinitionID)
 	switch {
 	case err == nil:
@@ -355,6 +357,9 @@ func (r *Reconciler) bring(ctx context.Context, item definition.SyncItem, within
 	at, err := r.place(ctx)
 	if err != nil {
 		return Change{}, "", err
+	}
+	if item.Unreadable != nil {
+		return Change{}, "", item.Unreadable
 	}
 	want, err := Want(item.Definition, at, time.Now())
 	if err != nil {

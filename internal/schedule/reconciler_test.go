@@ -82,7 +82,7 @@ func (b *bundle) edit(t *testing.T, id, patch string) {
 // sync is what the API does after a write, again while the servers are too busy to answer in time.
 func (b *bundle) sync(t *testing.T, id string) {
 	t.Helper()
-	testenv.Eventually(t, 30*time.Second, "synced", func(ctx context.Context) (bool, error) {
+	testenv.Eventually(t, time.Minute, "synced", func(ctx context.Context) (bool, error) {
 		status, err := b.SyncNow(ctx, id)
 		switch {
 		case err != nil || tooBusy(status.LastError):
@@ -99,7 +99,7 @@ func (b *bundle) sync(t *testing.T, id string) {
 func (b *bundle) all(t *testing.T, dryRun bool) (result schedule.Result, first bool) {
 	t.Helper()
 	first = true
-	testenv.Eventually(t, 30*time.Second, "a full reconcile", func(ctx context.Context) (bool, error) {
+	testenv.Eventually(t, time.Minute, "a full reconcile", func(ctx context.Context) (bool, error) {
 		var err error
 		result, err = b.SyncAll(ctx, dryRun)
 		for _, f := range result.Failures {
@@ -117,25 +117,28 @@ func (b *bundle) all(t *testing.T, dryRun bool) (result schedule.Result, first b
 // runs the tests is loaded, and not what these tests are about.
 func tooBusy(text string) bool { return strings.Contains(text, "temporal does not answer") }
 
-// describe returns the definition's schedule, nil when there is none.
-func describe(ctx context.Context, t *testing.T, c client.Client, id string) *client.ScheduleDescription {
+// describe returns the definition's schedule, nil when there is none. Temporal answers for a schedule that it has only just
+// made with a timeout as long as it is busy.
+func describe(t *testing.T, c client.Client, id string) (found *client.ScheduleDescription) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	d, err := c.ScheduleClient().GetHandle(ctx, definition.ScheduleID(id)).Describe(ctx)
-	var missing *serviceerror.NotFound
-	if errors.As(err, &missing) {
-		return nil
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
+	testenv.Eventually(t, time.Minute, "describe the schedule", func(ctx context.Context) (bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		var err error
+		found, err = c.ScheduleClient().GetHandle(ctx, definition.ScheduleID(id)).Describe(ctx)
+		var missing *serviceerror.NotFound
+		var late *serviceerror.DeadlineExceeded
+		if errors.As(err, &late) {
+			return false, nil
+		}
+		return err == nil || errors.As(err, &missing), err
+	})
+	return found
 }
 
 func (b *bundle) want(t *testing.T, id string, exists, paused bool) {
 	t.Helper()
-	d := describe(t.Context(), t, b.temporal, id)
+	d := describe(t, b.temporal, id)
 	switch {
 	case (d != nil) != exists:
 		t.Fatalf("a schedule exists: %v, want %v", d != nil, exists)
@@ -220,7 +223,7 @@ func TestWhatTemporalGets(t *testing.T) {
 	b := setup(t)
 	id := b.create(t, fmt.Sprintf(daily, "report"))
 	b.sync(t, id)
-	d := describe(t.Context(), t, b.temporal, id)
+	d := describe(t, b.temporal, id)
 	action, ok := d.Schedule.Action.(*client.ScheduleWorkflowAction)
 	if !ok {
 		t.Fatalf("action is %T", d.Schedule.Action)
@@ -286,17 +289,17 @@ func TestOutsideEdits(t *testing.T) {
 			b := setup(t)
 			id := b.create(t, fmt.Sprintf(daily, "report"))
 			b.sync(t, id)
-			before := describe(t.Context(), t, b.temporal, id)
+			before := describe(t, b.temporal, id)
 			h := b.temporal.ScheduleClient().GetHandle(t.Context(), definition.ScheduleID(id))
 			if err := c.edit(t.Context(), h); err != nil {
 				t.Fatal(err)
 			}
 			// The list, which nominates, lags behind.
-			testenv.Eventually(t, 20*time.Second, "the edit is found", func(ctx context.Context) (bool, error) {
+			testenv.Eventually(t, time.Minute, "the edit is found", func(ctx context.Context) (bool, error) {
 				result, err := b.SyncAll(ctx, false)
 				return result.Count(c.want) == 1, err
 			})
-			after := describe(t.Context(), t, b.temporal, id)
+			after := describe(t, b.temporal, id)
 			if fmt.Sprintf("%+v", after.Schedule.Spec) != fmt.Sprintf("%+v", before.Schedule.Spec) ||
 				*after.Schedule.State != *before.Schedule.State {
 				t.Errorf("repaired to %+v %+v, want %+v %+v", after.Schedule.Spec, after.Schedule.State, before.Schedule.Spec,
@@ -312,6 +315,7 @@ func TestHiddenEdit(t *testing.T) {
 	b := setup(t)
 	id := b.create(t, fmt.Sprintf(daily, "report"))
 	b.sync(t, id)
+	describe(t, b.temporal, id) // answers only when the schedule works
 	err := b.temporal.ScheduleClient().GetHandle(t.Context(), definition.ScheduleID(id)).Update(t.Context(),
 		client.ScheduleUpdateOptions{DoUpdate: func(in client.ScheduleUpdateInput) (*client.ScheduleUpdate, error) {
 			in.Description.Schedule.Action.(*client.ScheduleWorkflowAction).TaskQueue = "elsewhere"
@@ -322,7 +326,7 @@ func TestHiddenEdit(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.sync(t, id)
-	d := describe(t.Context(), t, b.temporal, id)
+	d := describe(t, b.temporal, id)
 	if q := d.Schedule.Action.(*client.ScheduleWorkflowAction).TaskQueue; q != "orchestrator-test" {
 		t.Errorf("task queue = %s", q)
 	}
@@ -367,7 +371,7 @@ func TestFullReconcileFromNothing(t *testing.T) {
 	b.want(t, gone, false, false)
 	b.want(t, turned, false, false)
 
-	testenv.Eventually(t, 20*time.Second, "a reconcile finds nothing to do", func(ctx context.Context) (bool, error) {
+	testenv.Eventually(t, time.Minute, "a reconcile finds nothing to do", func(ctx context.Context) (bool, error) {
 		result, err := b.SyncAll(ctx, true)
 		return result.Unchanged == 3 && result.Created+result.Paused+result.Deleted+result.Updated+result.Failed == 0, err
 	})
@@ -388,7 +392,7 @@ func TestOrphan(t *testing.T) {
 		t.Errorf("dry run = %+v", dry)
 	}
 	b.want(t, id, true, false)
-	testenv.Eventually(t, 20*time.Second, "the orphan is deleted", func(ctx context.Context) (bool, error) {
+	testenv.Eventually(t, time.Minute, "the orphan is deleted", func(ctx context.Context) (bool, error) {
 		result, err := b.SyncAll(ctx, false)
 		return result.Deleted == 1, err
 	})
@@ -414,7 +418,7 @@ func TestTwoInstallationsInOneNamespace(t *testing.T) {
 	copied := &bundle{pool: one.pool, store: one.store, temporal: one.temporal}
 	copied.Reconciler, copied.metrics = reconciler(t, one.store, one.temporal)
 	one.edit(t, id, `{"enabled": false}`)
-	testenv.Eventually(t, 30*time.Second, "an answer", func(ctx context.Context) (bool, error) {
+	testenv.Eventually(t, time.Minute, "an answer", func(ctx context.Context) (bool, error) {
 		status, err := copied.SyncNow(ctx, id)
 		if err != nil || tooBusy(status.LastError) {
 			return false, err
@@ -456,7 +460,7 @@ func TestWorkersTogether(t *testing.T) {
 		})
 	}
 	synced := func(id string, revision int) {
-		testenv.Eventually(t, 30*time.Second, "synced", func(ctx context.Context) (bool, error) {
+		testenv.Eventually(t, time.Minute, "synced", func(ctx context.Context) (bool, error) {
 			stored, err := b.store.GetDefinition(ctx, id)
 			return stored.Sync.State == definition.SyncSynced && stored.Sync.Observed == revision, err
 		})
@@ -509,8 +513,8 @@ func TestRunRepairs(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
-	testenv.Eventually(t, 30*time.Second, "the schedule is back", func(ctx context.Context) (bool, error) {
-		return describe(ctx, t, b.temporal, id) != nil, nil
+	testenv.Eventually(t, time.Minute, "the schedule is back", func(ctx context.Context) (bool, error) {
+		return describe(t, b.temporal, id) != nil, nil
 	})
 	cancel()
 	if err := <-done; err != nil {
@@ -532,7 +536,7 @@ func TestNothingToDoIsCheap(t *testing.T) {
 	}
 	var calls calls
 	r, _ := reconciler(t, b.store, dial(t, testenv.Stack(t).TemporalAddress, calls.count))
-	testenv.Eventually(t, 20*time.Second, "nothing but lists", func(ctx context.Context) (bool, error) {
+	testenv.Eventually(t, time.Minute, "nothing but lists", func(ctx context.Context) (bool, error) {
 		calls.reset()
 		result, err := r.SyncAll(ctx, false)
 		if err != nil || result.Unchanged+result.Failed != n+1 {
