@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.rounds, "rounds", 3, "rounds of each ratio")
 	flags.IntVar(&o.starts, "starts", 1500, "workflows started in a round")
-	flags.IntVar(&o.unmatched, "unmatched", 40_000, "events that match nothing in a round")
+	flags.IntVar(&o.unmatched, "unmatched", 200_000, "events that match nothing in a round")
 	flags.IntVar(&o.runs, "runs", 600, "runs completed in a round")
 	flags.IntVar(&o.idle, "idle-definitions", 10_000, "definitions of the idle system")
 	flags.IntVar(&o.idleFor, "idle-seconds", 60, "how long the idle system is watched")

@@ -129,10 +129,10 @@ func (s *system) create(ctx context.Context, text string) (definition.Stored, er
 }
 
 // publish makes the stream, as the router would, and fills it with n events.
-func (s *system) publish(ctx context.Context, n int, eventType string) error {
+func (s *system) publish(ctx context.Context, n int, eventType string, storage jetstream.StorageType) error {
 	_, err := s.b.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: s.stream(), Subjects: []string{s.prefix() + ".>"}, MaxAge: time.Hour, Storage: jetstream.FileStorage,
-		DenyDelete: false, Duplicates: time.Minute,
+		Name: s.stream(), Subjects: []string{s.prefix() + ".>"}, MaxAge: time.Hour, Storage: storage,
+		Duplicates: time.Minute,
 	})
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (s *system) publish(ctx context.Context, n int, eventType string) error {
 	for i := range n {
 		body := fmt.Appendf(nil, `{"event_id": "e-%d", "type": %q, "source": "bench", "occurred_at": "2026-01-02T03:04:05Z",`+
 			`"payload": {"tier": "pro", "n": %d, "padding": %q}}`, i, eventType, i, padding)
-		if _, err := s.b.js.PublishAsync(s.prefix()+"."+eventType, body); err != nil {
+		if _, err := s.b.js.PublishAsync(s.prefix()+"."+eventType, body, jetstream.WithStallWait(30*time.Second)); err != nil {
 			return err
 		}
 	}

@@ -37,8 +37,8 @@ CREATE TABLE runs (
 CREATE UNIQUE INDEX runs_seq ON runs (seq);
 CREATE INDEX runs_definition_seq ON runs (definition_id, seq DESC);
 CREATE INDEX runs_unstarted ON runs (start_after) WHERE status = 'accepted';
-CREATE INDEX runs_open ON runs (definition_id, seq) WHERE status IN ('accepted', 'queued', 'running');
-CREATE INDEX runs_event_id ON runs (event_id) WHERE event_id <> '';
+-- For admission alone, so that accepting a run does not write it.
+CREATE INDEX runs_open ON runs (definition_id, seq) WHERE status IN ('queued', 'running');
 
 -- The row that admission locks, so that a definition's limit holds whoever decides.
 CREATE TABLE concurrency (
