@@ -6,7 +6,8 @@
 //
 // Every test and subtest counts once. A package that fails without a failed test
 // of its own (it did not build, it timed out, it panicked) counts as one failure.
-// So does a failed lint, given by -lint.
+// So does a failed lint, given by -lint, and a `make test` that failed before any
+// test did, known by the line "make test ended with code N".
 package main
 
 import (
@@ -37,21 +38,25 @@ type summary struct {
 	output          map[testName][]string
 	failedInPackage map[string]bool
 	failures        []string
+	testCode        int // of make test; -1 until it is known
 }
 
 func main() {
 	lint := flag.Int("lint", 0, "exit code of the lint that ran before")
 	flag.Parse()
-	s := &summary{out: os.Stdout, output: map[testName][]string{}, failedInPackage: map[string]bool{}}
+	s := &summary{out: os.Stdout, output: map[testName][]string{}, failedInPackage: map[string]bool{}, testCode: -1}
 	if err := s.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "summary:", err)
 		os.Exit(1)
+	}
+	if s.testCode != 0 && s.failed == 0 {
+		s.fail("make test")
 	}
 	if *lint != 0 {
 		s.fail("make lint")
 	}
 	s.print()
-	if s.failed > 0 || s.passed == 0 {
+	if s.failed > 0 {
 		os.Exit(1)
 	}
 }
@@ -75,7 +80,9 @@ func (s *summary) read(in io.Reader) error {
 func (s *summary) line(line string) {
 	var e event
 	if !strings.HasPrefix(line, "{") || json.Unmarshal([]byte(line), &e) != nil || e.Action == "" {
-		fmt.Fprint(s.out, line) // make, the stack, the compiler
+		if _, err := fmt.Sscanf(line, "make test ended with code %d", &s.testCode); err != nil {
+			fmt.Fprint(s.out, line) // make, the stack, the compiler
+		}
 		return
 	}
 	name := testName{e.Package, e.Test}

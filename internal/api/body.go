@@ -97,7 +97,7 @@ func checkJSON(data []byte) *definition.InvalidError {
 	dec := jsontext.NewDecoder(bytes.NewReader(data))
 	_, err := dec.ReadValue()
 	if err == nil {
-		if _, err = dec.ReadToken(); err == io.EOF {
+		if _, err = dec.ReadToken(); errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err == nil {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -89,7 +90,7 @@ func (a *API) recoverPanics(next http.Handler) http.Handler {
 			if fault == nil {
 				return
 			}
-			if fault == http.ErrAbortHandler || r.Context().Err() != nil {
+			if err, ok := fault.(error); (ok && errors.Is(err, http.ErrAbortHandler)) || r.Context().Err() != nil {
 				panic(http.ErrAbortHandler) // the client has gone: net/http closes the connection without a word
 			}
 			a.log.LogAttrs(r.Context(), slog.LevelError, "request panicked", slog.String("request_id", requestID(r.Context())),

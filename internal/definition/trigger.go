@@ -2,6 +2,7 @@ package definition
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -168,7 +169,8 @@ func (t *Trigger) checkCron(path string, f *faults) {
 	if t.CronExpression == "" {
 		f.add(path+".cron_expression", "required", "is required for a cron trigger, as in \"0 9 * * 1-5\"")
 	} else if _, err := t.Schedule(); err != nil {
-		if ce, ok := err.(*cron.Error); ok {
+		var ce *cron.Error
+		if errors.As(err, &ce) {
 			f.add(path+"."+ce.Field, ce.Rule, "%s", ce.Message)
 		} else {
 			f.add(path+".cron_expression", "syntax", "%s", err)

@@ -23,8 +23,9 @@ const (
 	// BackstopMargin is what Temporal's own run timeout adds to the timeout that the workflow keeps by itself.
 	BackstopMargin = time.Hour
 
-	// NoteActive and NotePaused are the notes that a schedule shows in Temporal.
+	// NoteActive is the note that a schedule shows in Temporal.
 	NoteActive = "managed by activity-core; changes made here are undone"
+	// NotePaused is the note of a disabled definition's schedule.
 	NotePaused = "disabled in activity-core"
 
 	// specVersion is raised when the same definition has to have another schedule than before, so that the first full
@@ -184,7 +185,7 @@ func visibleOf(hash string) string {
 func digest(values ...any) string {
 	h := sha256.New()
 	for _, v := range values {
-		fmt.Fprintf(h, "%q\n", fmt.Sprint(v)) //nolint:errcheck // a hash never fails
+		fmt.Fprintf(h, "%q\n", fmt.Sprint(v))
 	}
 	return hex.EncodeToString(h.Sum(nil)[:10])
 }

@@ -345,7 +345,7 @@ func (r *Reconciler) carryOut(ctx context.Context, item definition.SyncItem, wit
 	}
 	r.synced.WithLabelValues(string(outcome)).Inc()
 	if err == nil && change.Op != OpNone {
-		log.Info("schedule "+string(outcome), "reasons", change.Reasons)
+		log.Info("schedule brought up to date", "change", outcome, "reasons", change.Reasons)
 	}
 	return change, err
 }
