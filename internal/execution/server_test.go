@@ -13,8 +13,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
@@ -84,6 +86,14 @@ func (s interrupted) FinishTask(ctx context.Context, r definition.TaskResult) er
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	r := newIdleRig(t)
+	r.startWorker(r.registry)
+	return r
+}
+
+// newIdleRig makes a rig without a worker.
+func newIdleRig(t *testing.T) *rig {
+	t.Helper()
 	r := &rig{t: t, store: postgres.New(testenv.Pool(t)), temporal: testenv.Temporal(t), names: testenv.Names(t),
 		registry: prometheus.NewRegistry()}
 	var err error
@@ -95,12 +105,10 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.startWorker(r.registry)
 	return r
 }
 
-// startWorker runs a worker until the test ends, or until the returned function is called.
-func (r *rig) startWorker(registry prometheus.Registerer) (stop func()) {
+func (r *rig) newWorker(registry prometheus.Registerer) *Worker {
 	r.t.Helper()
 	w, err := NewWorker(Options{
 		Temporal: r.temporal, Store: interrupted{r.store, &r.away}, Publisher: r.js, Log: discard(), Registerer: registry,
@@ -109,6 +117,13 @@ func (r *rig) startWorker(registry prometheus.Registerer) (stop func()) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	return w
+}
+
+// startWorker runs a worker until the test ends, or until the returned function is called.
+func (r *rig) startWorker(registry prometheus.Registerer) (stop func()) {
+	r.t.Helper()
+	w := r.newWorker(registry)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
@@ -641,18 +656,38 @@ func TestServerForeignRow(t *testing.T) {
 	wantStatus(t, r.awaitEnd(runID), definition.RunSucceeded, "")
 }
 
-// A worker that stops lets a task in progress end.
-func TestServerStopIsGraceful(t *testing.T) {
+// Somebody who resets the workflow of a run that has ended does not do its tasks again.
+func TestServerReset(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.names.OrchestratorTaskQueue += "-2" // none of the rig's own worker
-	r.names.TaskTaskQueue += "-2"
-	var err error
-	r.ledger, err = ledger.New(ledger.Options{Store: r.store, Temporal: r.temporal, Log: discard(),
-		TaskQueue: r.names.OrchestratorTaskQueue, Registerer: prometheus.NewRegistry()})
+	var calls atomic.Int32
+	url := serve(t, func(http.ResponseWriter, *http.Request) { calls.Add(1) })
+	runID, workflowID := r.begin(r.define(`"tasks": [{"name": "x", "type": "http", "with": {"url": "`+url+`"}}]`), "")
+	r.awaitEnd(runID)
+	h := r.history(workflowID)
+	reset, err := r.temporal.ResetWorkflowExecution(t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
+		Namespace:                 testenv.Namespace(t),
+		WorkflowExecution:         &commonpb.WorkflowExecution{WorkflowId: workflowID},
+		WorkflowTaskFinishEventId: h.Events[2].EventId + 1, // the end of the first workflow task
+		RequestId:                 uuid.NewString(),
+		Reason:                    "test",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	var result Result
+	if err := r.temporal.GetWorkflow(t.Context(), workflowID, reset.RunId).Get(t.Context(), &result); err != nil {
+		t.Fatal(err)
+	}
+	if result != (Result{RunID: runID, Status: definition.RunSucceeded}) || calls.Load() != 1 {
+		t.Errorf("result %+v after %d calls", result, calls.Load())
+	}
+}
+
+// A worker that stops lets a task in progress end.
+func TestServerStopIsGraceful(t *testing.T) {
+	t.Parallel()
+	r := newIdleRig(t)
 	stop := r.startWorker(prometheus.NewRegistry())
 	arrived, release := make(chan struct{}, 1), make(chan struct{})
 	url := serve(t, func(http.ResponseWriter, *http.Request) {
@@ -673,4 +708,38 @@ func TestServerStopIsGraceful(t *testing.T) {
 	<-stopped
 	r.startWorker(prometheus.NewRegistry())
 	wantStatus(t, r.awaitEnd(runID), definition.RunSucceeded, "")
+}
+
+// A task whose worker died is done by another soon after its last heartbeat, not after the task's timeout.
+func TestServerLostWorker(t *testing.T) {
+	t.Parallel()
+	r := newIdleRig(t)
+	w, fatal := r.newWorker(r.registry), make(chan error, 2)
+	flows := w.orchestrator(fatal)
+	// It takes the task and is never heard of again.
+	took := make(chan struct{})
+	dead := worker.New(r.temporal, r.names.TaskTaskQueue, worker.Options{DisableWorkflowWorker: true})
+	dead.RegisterActivityWithOptions(func(context.Context, taskInput) error {
+		close(took)
+		return activity.ErrResultPending
+	}, activity.RegisterOptions{Name: activityRunTask})
+	for _, sdk := range []worker.Worker{flows, dead} {
+		if err := sdk.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(flows.Stop)
+	runID, _ := r.begin(r.define(oneLog), "")
+	<-took
+	dead.Stop()
+	alive := w.taskWorker(fatal)
+	if err := alive.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(alive.Stop)
+	run := r.awaitEnd(runID)
+	wantStatus(t, run, definition.RunSucceeded, "")
+	if run.Tasks[0].Attempts != 2 {
+		t.Errorf("task %+v", run.Tasks[0])
+	}
 }

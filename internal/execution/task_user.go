@@ -30,6 +30,13 @@ type prepared struct {
 type recordInput struct {
 	RunID string  `json:"run_id"`
 	Task  taskEnd `json:"task"`
+	// Foreign describes a result that is not JSON, such as bytes or an encrypted value; the ledger keeps this note instead.
+	Foreign *foreignOutput `json:"foreign,omitempty"`
+}
+
+type foreignOutput struct {
+	Encoding string `json:"encoding"` // as Temporal's payload names it
+	Bytes    int    `json:"bytes"`
 }
 
 // doUserTask calls a Temporal activity or workflow of the user's own and records its result. The task's timeout is the
@@ -60,7 +67,11 @@ func doUserTask(ctx workflow.Context, runID string, index int, s step) error {
 	record := recordInput{RunID: runID, Task: taskEnd{
 		Index: index, Name: s.Name, Type: s.Type, Status: definition.TaskSucceeded, Attempts: 1,
 	}}
-	record.Task.Output, record.Task.OutputTruncated = bounded(outputOf(result.Payload()))
+	if p := result.Payload(); isJSON(p) {
+		record.Task.Output, record.Task.OutputTruncated = bounded(p.Data)
+	} else if encoding := encodingOf(p); p != nil && encoding != converter.MetadataEncodingNil {
+		record.Foreign = &foreignOutput{Encoding: encoding, Bytes: len(p.Data)}
+	}
 	// The work is done; a cancellation that comes now must not make it look otherwise.
 	ledger, _ := workflow.NewDisconnectedContext(ctx)
 	return ledgerStep(ledger, activityRecordTask, record, nil)
@@ -131,7 +142,15 @@ func (a *activities) prepareTask(ctx context.Context, in taskInput) (prepared, e
 }
 
 func (a *activities) recordTask(ctx context.Context, in recordInput) error {
-	if err := a.store.FinishTask(ctx, in.Task.result(in.RunID)); err != nil {
+	result := in.Task.result(in.RunID)
+	if in.Foreign != nil {
+		note, err := json.Marshal(in.Foreign)
+		if err != nil {
+			return fmt.Errorf("describe a result of encoding %q: %w", in.Foreign.Encoding, err)
+		}
+		result.Output = note
+	}
+	if err := a.store.FinishTask(ctx, result); err != nil {
 		return ledgerError(err)
 	}
 	return nil
@@ -145,22 +164,13 @@ func rawArgument(data json.RawMessage) converter.RawValue {
 	})
 }
 
-// outputOf returns the JSON that stands for a result in the ledger: the result itself when it is JSON, nil when there is
-// none, and a note of its encoding and size when it is anything else, such as bytes or an encrypted value.
-func outputOf(p *commonpb.Payload) []byte {
-	encoding := string(p.GetMetadata()[converter.MetadataEncoding])
-	switch {
-	case p == nil || encoding == converter.MetadataEncodingNil:
-		return nil
-	case (encoding == converter.MetadataEncodingJSON || encoding == converter.MetadataEncodingProtoJSON) && json.Valid(p.Data):
-		return p.Data
-	}
-	// Two plain fields cannot fail to marshal.
-	note, _ := json.Marshal(struct {
-		Encoding string `json:"encoding"`
-		Bytes    int    `json:"bytes"`
-	}{encoding, len(p.Data)})
-	return note
+func isJSON(p *commonpb.Payload) bool {
+	encoding := encodingOf(p)
+	return (encoding == converter.MetadataEncodingJSON || encoding == converter.MetadataEncodingProtoJSON) && json.Valid(p.Data)
+}
+
+func encodingOf(p *commonpb.Payload) string {
+	return string(p.GetMetadata()[converter.MetadataEncoding])
 }
 
 // bounded cuts an output to what the ledger keeps.

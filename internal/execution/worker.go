@@ -35,7 +35,7 @@ const (
 	temporalDeadline = 5 * time.Second
 )
 
-// Options of a Worker. Every field but PerDefinition and Identity is required.
+// Options of a Worker. Every field but PerDefinition is required.
 type Options struct {
 	// Temporal is the client of the namespace in which runs live. It stays the caller's to close.
 	Temporal client.Client
@@ -48,8 +48,6 @@ type Options struct {
 	Registerer                           prometheus.Registerer
 	// PerDefinition gives the metrics a label with the definition's name.
 	PerDefinition bool
-	// Identity names this worker in Temporal's histories; by default the client's identity, which is process and host.
-	Identity string
 }
 
 // Worker carries out runs. Any number of workers may share the queues.
@@ -182,7 +180,6 @@ func (w *Worker) serve(ctx context.Context) error {
 
 func (w *Worker) orchestrator(fatal chan<- error) worker.Worker {
 	sdk := worker.New(w.o.Temporal, w.o.OrchestratorTaskQueue, worker.Options{
-		Identity:                                w.o.Identity,
 		MaxConcurrentWorkflowTaskExecutionSize:  workflowSlots,
 		MaxConcurrentWorkflowTaskPollers:        workflowPollers,
 		MaxConcurrentLocalActivityExecutionSize: ledgerSlots,
@@ -198,7 +195,6 @@ func (w *Worker) orchestrator(fatal chan<- error) worker.Worker {
 
 func (w *Worker) taskWorker(fatal chan<- error) worker.Worker {
 	sdk := worker.New(w.o.Temporal, w.o.TaskTaskQueue, worker.Options{
-		Identity:                           w.o.Identity,
 		DisableWorkflowWorker:              true,
 		MaxConcurrentActivityExecutionSize: taskSlots,
 		MaxConcurrentActivityTaskPollers:   taskPollers,

@@ -248,7 +248,10 @@ func timeoutText(s step, timedOut *temporal.TimeoutError) string {
 	if last := errors.Unwrap(timedOut); last != nil {
 		return oneLine(text + "; last error: " + failureText(last))
 	}
-	return text + "; is a worker running that polls its task queue?"
+	if s.Type == definition.TaskActivity || s.Type == definition.TaskWorkflow {
+		text += "; is a worker running that polls its task queue?"
+	}
+	return text
 }
 
 // failureText finds the words of whoever failed among the wrappings that Temporal puts around them.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -387,13 +388,22 @@ func TestWakesTheNext(t *testing.T) {
 	ledger := newFakeLedger()
 	ledger.wake = []string{"next", "gone"}
 	s := simulate(t, ledger)
+	var mu sync.Mutex // the environment sends signals from goroutines of their own
 	var woken []string
-	s.env.OnSignalExternalWorkflow("default-test-namespace", "next", "", SignalAdmitted, nil).
-		Return(func(_, id, _, _ string, _ any) error { woken = append(woken, id); return nil })
-	s.env.OnSignalExternalWorkflow("default-test-namespace", "gone", "", SignalAdmitted, nil).
-		Return(func(_, id, _, _ string, _ any) error { woken = append(woken, id); return errors.New("closed") })
+	for id, answer := range map[string]error{"next": nil, "gone": errors.New("closed")} {
+		s.env.OnSignalExternalWorkflow("default-test-namespace", id, "", SignalAdmitted, nil).
+			Return(func(_, id, _, _ string, _ any) error {
+				mu.Lock()
+				defer mu.Unlock()
+				woken = append(woken, id)
+				return answer
+			})
+	}
 	wantSucceeded(t, s)
-	if !slices.Equal(woken, []string{"next", "gone"}) {
+	mu.Lock()
+	defer mu.Unlock()
+	slices.Sort(woken)
+	if !slices.Equal(woken, []string{"gone", "next"}) {
 		t.Errorf("woken %v", woken)
 	}
 }
