@@ -23,6 +23,9 @@ import (
 // concurrency is that of the router's starts, and so of the bare loop's.
 const concurrency = 64
 
+// pollers are those of internal/execution's workers.
+const pollers = 8
+
 const eventDefinition = `{"name": "bench", "trigger_config": {"trigger_type": "event", "event_type": "bench.event",
 	"filters": {"tier": "pro"}}, "tasks": [{"name": "say", "type": "log", "with": {"message": "x"}}]}`
 
@@ -199,7 +202,8 @@ func (b *bench) completeBare(ctx context.Context, n int) (float64, error) {
 		return 0, err
 	}
 	var done atomic.Int64
-	w := worker.New(b.temporal, queue, worker.Options{})
+	// As many pollers as our worker has: it is what a run does that is compared, not the settings.
+	w := worker.New(b.temporal, queue, worker.Options{MaxConcurrentWorkflowTaskPollers: pollers, MaxConcurrentActivityTaskPollers: pollers})
 	w.RegisterActivityWithOptions(func(context.Context, string) (string, error) { return "ok", nil }, activity.RegisterOptions{Name: "HandWrittenTask"})
 	w.RegisterWorkflowWithOptions(func(ctx workflow.Context, in definition.RunInput) error {
 		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{ScheduleToCloseTimeout: 5 * time.Minute})
