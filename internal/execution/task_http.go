@@ -77,7 +77,7 @@ func (r *requester) run(ctx context.Context, work *definition.TaskWork) ([]byte,
 	if err != nil {
 		return nil, requestFailure(target, err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 
 	body, err := io.ReadAll(io.LimitReader(resp.Body, definition.MaxOutput+1))
 	if err != nil && ok(resp.StatusCode) {
