@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os/exec"
 	"path/filepath"
@@ -249,4 +250,33 @@ func (s *system) command(name string, args ...string) string {
 		s.t.Fatalf("%s %v: %v", name, args, err)
 	}
 	return string(out)
+}
+
+// No service says that it is ready on a schema that is too old for it, and each does when the schema has caught up.
+func TestSchemaTooOld(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	if out := s.command("migrate", "down", "1"); !strings.Contains(out, "000003") {
+		t.Errorf("migrate down 1 printed %s", out)
+	}
+	var services []*process
+	for _, name := range []string{"api", "worker", "event-router"} {
+		p := s.launch(name)
+		services = append(services, p)
+		testenv.Eventually(t, 30*time.Second, name+" says what it lacks", func(ctx context.Context) (bool, error) {
+			res, err := http.Get(p.ready)
+			if err != nil {
+				return false, nil
+			}
+			defer func() { _ = res.Body.Close() }()
+			body, err := io.ReadAll(res.Body)
+			return res.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(body), "migrate up"), err
+		})
+	}
+	if out := s.command("migrate", "up"); !strings.Contains(out, "000003") {
+		t.Errorf("migrate up printed %s", out)
+	}
+	for _, p := range services {
+		p.waitReady()
+	}
 }
