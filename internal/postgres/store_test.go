@@ -381,6 +381,12 @@ func TestConcurrencyQueues(t *testing.T) {
 	s, ctx := newStore(t), t.Context()
 	d := create(t, s, `{"name": "two-at-a-time", "trigger_config": {"trigger_type": "event", "event_type": "x"},
 		"concurrency": {"limit": 2, "on_limit": "queue"}}`)
+	// The first run makes the row that admission locks: making it would by itself keep the others apart.
+	first := accept(t, s, d.ID, definition.KindEvent, -1)
+	begin(t, s, first)
+	if _, err := s.FinishRun(ctx, definition.Finish{RunID: first.RunID, Status: definition.RunSucceeded}); err != nil {
+		t.Fatal(err)
+	}
 	const n = 30
 	var begins []definition.Begin
 	byWorkflow := map[string]definition.Begin{}
