@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/activity-core/activity-core/internal/testenv"
 )
@@ -378,7 +380,20 @@ func TestConcurrencySkips(t *testing.T) {
 // A queue under many concurrent workflows: never more than the limit at once, everyone in the end, in order.
 func TestConcurrencyQueues(t *testing.T) {
 	t.Parallel()
-	s, ctx := newStore(t), t.Context()
+	// Connections that are open before the race begins: opening them would spread the racers out.
+	pool, ctx := testenv.OpenPool(t, testenv.DatabaseURL(t)+"&pool_max_conns=16"), t.Context()
+	var open []*pgxpool.Conn
+	for range 16 {
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, conn)
+	}
+	for _, conn := range open {
+		conn.Release()
+	}
+	s := New(pool)
 	d := create(t, s, `{"name": "two-at-a-time", "trigger_config": {"trigger_type": "event", "event_type": "x"},
 		"concurrency": {"limit": 2, "on_limit": "queue"}}`)
 	// The first run makes the row that admission locks: making it would by itself keep the others apart.
