@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"time"
 	_ "time/tzdata" // the zones of cron definitions, also in an image without them
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,12 +25,6 @@ import (
 	"github.com/activity-core/activity-core/internal/temporalclient"
 	"github.com/activity-core/activity-core/migrations"
 )
-
-// poolSize is the most connections to Postgres, unless pool_max_conns in ACTCORE_DB_URL says otherwise.
-const poolSize = 20
-
-// connectTimeout bounds one connection to Postgres, so that a host that is gone without a word costs a run little.
-const connectTimeout = 3 * time.Second
 
 // stopTimeout is a little longer than what tasks in progress get.
 const stopTimeout = execution.StopTimeout + 5*time.Second
@@ -59,7 +51,7 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	pool, err := openPool(ctx, cfg.DB)
+	pool, err := postgres.Open(ctx, cfg.DB.URL, "worker")
 	if err != nil {
 		return err
 	}
@@ -103,6 +95,12 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	reaper, err := ledger.NewReaper(ledger.ReaperOptions{
+		Store: store, Temporal: temporal, Namespace: namespace, Log: log, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
 	followSchedules, err := schedules(cfg, store, temporal, log, registry)
 	if err != nil {
 		return err
@@ -131,6 +129,7 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 		lifecycle.Component{Name: "operations server", Run: ops.Run},
 		lifecycle.Component{Name: "temporal workers", Run: runs.Run, StopTimeout: stopTimeout},
 		lifecycle.Component{Name: "sweeper", Run: sweeper.Run},
+		lifecycle.Component{Name: "reaper", Run: reaper.Run},
 		lifecycle.Component{Name: "schedules", Run: followSchedules},
 	)
 }
@@ -159,26 +158,6 @@ func schedules(
 		}
 		return follow(ctx)
 	}, nil
-}
-
-// openPool makes the pool without connecting, so that the service starts while Postgres is away.
-func openPool(ctx context.Context, db config.DB) (*pgxpool.Pool, error) {
-	poolConfig, err := pgxpool.ParseConfig(db.URL)
-	if err != nil {
-		return nil, fmt.Errorf("read ACTCORE_DB_URL: %w", err)
-	}
-	if !strings.Contains(db.URL, "pool_max_conns") {
-		poolConfig.MaxConns = poolSize
-	}
-	poolConfig.ConnConfig.RuntimeParams["application_name"] = "activity-core-worker"
-	if poolConfig.ConnConfig.ConnectTimeout == 0 {
-		poolConfig.ConnConfig.ConnectTimeout = connectTimeout
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
-	if err != nil {
-		return nil, fmt.Errorf("make the Postgres pool: %w", err)
-	}
-	return pool, nil
 }
 
 // connectNATS returns a connection that is made, and made again, in the background. While it is down, publishing fails at

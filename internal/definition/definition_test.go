@@ -196,6 +196,14 @@ func TestIDs(t *testing.T) {
 	if _, ok := ScheduleDefinitionID("activity-schedule-x"); ok {
 		t.Error("a foreign schedule id was taken for ours")
 	}
+	if d, key, ok := ParseWorkflowID(WorkflowID(id, "event-a:b")); !ok || d != id || key != "event-a:b" {
+		t.Errorf("workflow id leads back to %s %s %v", d, key, ok)
+	}
+	for _, foreign := range []string{"", "activity-x:cron", "order-" + id, "activity-" + id, "activity-" + id + ":"} {
+		if _, _, ok := ParseWorkflowID(foreign); ok {
+			t.Errorf("the foreign workflow id %q was taken for ours", foreign)
+		}
+	}
 	if n := len(WorkflowID(id, EventKey(strings.Repeat("x", MaxEventID)))); n > 255 {
 		t.Errorf("longest workflow id has %d characters, more than 255", n)
 	}

@@ -29,6 +29,10 @@ const (
 // RunWorkflow is the name of the workflow type that carries out a run.
 const RunWorkflow = "RunActivity"
 
+// SignalAdmitted tells the workflow of a queued run that the ledger has marked the run running. It has no argument, and
+// a lost or repeated one does no harm: the workflow asks the ledger in any case.
+const SignalAdmitted = "admitted"
+
 // NewID returns a fresh identifier for a definition or a run: a UUID of version 7, so that ids sort by time.
 func NewID() string {
 	return uuid.Must(uuid.NewV7()).String()
@@ -63,6 +67,20 @@ func ScheduleDefinitionID(scheduleID string) (string, bool) {
 // under the 255 beyond which Temporal on Postgres times out instead of refusing.
 func WorkflowID(definitionID, occurrenceKey string) string {
 	return "activity-" + definitionID + ":" + occurrenceKey
+}
+
+// ParseWorkflowID is the inverse of WorkflowID; false when the id is not one of ours, as that of a run's child is not.
+func ParseWorkflowID(workflowID string) (definitionID, occurrenceKey string, ok bool) {
+	rest, ok := strings.CutPrefix(workflowID, "activity-")
+	if !ok {
+		return "", "", false
+	}
+	definitionID, occurrenceKey, ok = strings.Cut(rest, ":")
+	if !ok || occurrenceKey == "" {
+		return "", "", false
+	}
+	definitionID, err := ParseID(definitionID)
+	return definitionID, occurrenceKey, err == nil
 }
 
 // ScheduleActionID is the workflow id given to a schedule's action. Temporal appends "-<slot>" to it, which makes it

@@ -211,6 +211,13 @@ type Finished struct {
 	Wake []string
 }
 
+// Open is a row whose run is queued or running, as the ledger knows it.
+type Open struct {
+	RunID      string
+	WorkflowID string
+	Name       string // of the definition
+}
+
 // TaskWork is what a task's Temporal activity needs.
 type TaskWork struct {
 	Run  Run

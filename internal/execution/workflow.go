@@ -13,10 +13,6 @@ import (
 	"github.com/activity-core/activity-core/internal/definition"
 )
 
-// SignalAdmitted tells the workflow of a queued run that the ledger has marked the run running. It has no argument, and
-// a lost or repeated one does no harm: the workflow asks the ledger in any case.
-const SignalAdmitted = "admitted"
-
 // Types of the errors that a run's workflow ends with.
 const (
 	// ErrorRunFailed: the run has failed; the message is the ledger's error.
@@ -71,7 +67,7 @@ func (w *workflows) run(ctx workflow.Context, in definition.RunInput) (Result, e
 	}
 	begin.Again = true
 	for pause := firstQueuePause; b.Status == definition.RunQueued && ctx.Err() == nil; pause = min(2*pause, maxQueuePause) {
-		workflow.GetSignalChannel(ctx, SignalAdmitted).ReceiveWithTimeout(ctx, pause, nil)
+		workflow.GetSignalChannel(ctx, definition.SignalAdmitted).ReceiveWithTimeout(ctx, pause, nil)
 		if ctx.Err() != nil {
 			break
 		}
@@ -323,7 +319,7 @@ func ledgerStep(ctx workflow.Context, activity string, in, out any) error {
 func wake(ctx workflow.Context, workflowIDs []string) {
 	signals := make([]workflow.Future, len(workflowIDs))
 	for i, id := range workflowIDs {
-		signals[i] = workflow.SignalExternalWorkflow(ctx, id, "", SignalAdmitted, nil)
+		signals[i] = workflow.SignalExternalWorkflow(ctx, id, "", definition.SignalAdmitted, nil)
 	}
 	for i, sent := range signals {
 		if err := sent.Get(ctx, nil); err != nil {

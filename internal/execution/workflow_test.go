@@ -271,7 +271,7 @@ func TestQueuedThenAdmitted(t *testing.T) {
 		ledger := newFakeLedger(logTask(t, "a"))
 		ledger.statuses = []definition.RunStatus{queued, running}
 		s := simulate(t, ledger)
-		s.env.RegisterDelayedCallback(func() { s.env.SignalWorkflow(SignalAdmitted, nil) }, 10*time.Second)
+		s.env.RegisterDelayedCallback(func() { s.env.SignalWorkflow(definition.SignalAdmitted, nil) }, 10*time.Second)
 		wantSucceeded(t, s)
 		if n := len(ledger.begins); n != 2 {
 			t.Errorf("asked %d times, want 2", n)
@@ -391,7 +391,7 @@ func TestWakesTheNext(t *testing.T) {
 	var mu sync.Mutex // the environment sends signals from goroutines of their own
 	var woken []string
 	for id, answer := range map[string]error{"next": nil, "gone": errors.New("closed")} {
-		s.env.OnSignalExternalWorkflow("default-test-namespace", id, "", SignalAdmitted, nil).
+		s.env.OnSignalExternalWorkflow("default-test-namespace", id, "", definition.SignalAdmitted, nil).
 			Return(func(_, id, _, _ string, _ any) error {
 				mu.Lock()
 				defer mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
 
 	"github.com/activity-core/activity-core/internal/definition"
@@ -210,5 +211,115 @@ func TestTemporalAwayLosesNothing(t *testing.T) {
 	err = b.pool.QueryRow(t.Context(), `SELECT start_attempts, first_tried_at FROM runs WHERE status = 'accepted'`).Scan(&attempts, &first)
 	if err != nil || attempts != 0 || first != nil {
 		t.Errorf("after an outage the row has %d attempts since %v, %v; want none", attempts, first, err)
+	}
+}
+
+// An operator terminates the workflow of a running run: the reaper ends its row and its task, and the queued one behind it
+// takes the place and is told.
+func TestReaperEndsWhatWasTerminated(t *testing.T) {
+	t.Parallel()
+	b := setup(t, testenv.Temporal(t))
+	doc, err := definition.ParseDocument([]byte(`{"name": "one-by-one", "trigger_config": {"trigger_type": "manual"},
+		"tasks": [{"name": "a", "type": "log", "with": {"message": "x"}}], "concurrency": {"limit": 1, "on_limit": "queue"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := b.store.CreateDefinition(t.Context(), doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.id = d.ID
+	reaper, err := NewReaper(ReaperOptions{Store: b.store, Temporal: b.temporal, Namespace: testenv.Namespace(t),
+		Every: 100 * time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: testenv.Registry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var starts []definition.Start
+	for i, want := range []definition.RunStatus{definition.RunRunning, definition.RunQueued} {
+		start := b.record(t)
+		if err := b.ledger.Start(t.Context(), start); err != nil {
+			t.Fatal(err)
+		}
+		id := definition.WorkflowID(start.DefinitionID, start.Key)
+		adm, err := b.store.BeginRun(t.Context(), definition.Begin{RunID: start.RunID, DefinitionID: d.ID, WorkflowID: id, FirstRunID: id})
+		if err != nil || adm.Run.Status != want {
+			t.Fatalf("run %d is %s, %v; want %s", i, adm.Run.Status, err, want)
+		}
+		starts = append(starts, start)
+	}
+	if _, err := b.store.BeginTask(t.Context(), starts[0].RunID, 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	// Both workflows are open: nothing to do.
+	if err := reaper.reap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if run := b.run(t, starts[0].RunID); run.Status != definition.RunRunning {
+		t.Fatalf("a run with an open workflow was ended: %s %s", run.Status, run.Reason)
+	}
+	if err := b.temporal.TerminateWorkflow(t.Context(), definition.WorkflowID(d.ID, starts[0].Key), "", "by an operator"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- reaper.Run(ctx) }()
+	testenv.Eventually(t, 20*time.Second, "the row is ended", func(ctx context.Context) (bool, error) {
+		run, err := b.store.GetRun(ctx, starts[0].RunID)
+		return run.Status.Final(), err
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	run := b.run(t, starts[0].RunID)
+	if run.Status != definition.RunCanceled || run.Reason != definition.ReasonTerminated || len(run.Tasks) != 1 ||
+		run.Tasks[0].Status != definition.TaskCanceled {
+		t.Errorf("run is %s %s with tasks %+v, want canceled terminated with a canceled task", run.Status, run.Reason, run.Tasks)
+	}
+	if next := b.run(t, starts[1].RunID); next.Status != definition.RunRunning {
+		t.Errorf("the queued run is %s, want running", next.Status)
+	}
+	history := b.temporal.GetWorkflowHistory(t.Context(), definition.WorkflowID(d.ID, starts[1].Key), "", false,
+		enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	told := false
+	for history.HasNext() {
+		e, err := history.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		told = told || e.GetWorkflowExecutionSignaledEventAttributes().GetSignalName() == definition.SignalAdmitted
+	}
+	if !told {
+		t.Error("the queued run's workflow was not told that it may run")
+	}
+}
+
+// A running row whose workflow Temporal never heard of, as after its data was lost, ends when it is overdue.
+func TestReaperAsksAboutOverdueRuns(t *testing.T) {
+	t.Parallel()
+	b := setup(t, testenv.Temporal(t))
+	reaper, err := NewReaper(ReaperOptions{Store: b.store, Temporal: b.temporal, Namespace: testenv.Namespace(t),
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: testenv.Registry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := b.record(t)
+	id := definition.WorkflowID(lost.DefinitionID, lost.Key)
+	if _, err := b.store.BeginRun(t.Context(), definition.Begin{RunID: lost.RunID, WorkflowID: id, FirstRunID: id}); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		age  string
+		want definition.RunStatus
+	}{{"25 hours", definition.RunRunning}, {"27 hours", definition.RunFailed}} {
+		if _, err := b.pool.Exec(t.Context(), `UPDATE runs SET started_at = now() - $1::text::interval`, step.age); err != nil {
+			t.Fatal(err)
+		}
+		if err := reaper.reap(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if run := b.run(t, lost.RunID); run.Status != step.want {
+			t.Errorf("running for %s: %s %s, want %s", step.age, run.Status, run.Reason, step.want)
+		}
 	}
 }

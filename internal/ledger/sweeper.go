@@ -205,7 +205,7 @@ func (s *Sweeper) start(ctx context.Context, start definition.Start) error {
 		s.swept.WithLabelValues("waiting").Inc()
 		return nil
 	}
-	return s.close(ctx, start, "closed", closedFinish(status))
+	return s.close(ctx, start, "closed", closedFinish(status, "began"))
 }
 
 func (s *Sweeper) close(ctx context.Context, start definition.Start, result string, f definition.Finish) error {
@@ -222,21 +222,22 @@ func (s *Sweeper) close(ctx context.Context, start definition.Start, result stri
 	return nil
 }
 
-// closedFinish says how a row ends whose workflow ended without ever beginning the run.
-func closedFinish(status enumspb.WorkflowExecutionStatus) definition.Finish {
+// closedFinish says how a row ends whose workflow ended before the run itself did what the verb says.
+func closedFinish(status enumspb.WorkflowExecutionStatus, verb string) definition.Finish {
+	end := func(status definition.RunStatus, reason definition.Reason, how string) definition.Finish {
+		return definition.Finish{Status: status, Reason: reason, Error: "its workflow " + how + " before the run " + verb}
+	}
 	switch status {
 	case enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED:
-		return definition.Finish{Status: definition.RunCanceled, Reason: definition.ReasonTerminated,
-			Error: "its workflow was terminated before the run began"}
+		return end(definition.RunCanceled, definition.ReasonTerminated, "was terminated")
 	case enumspb.WORKFLOW_EXECUTION_STATUS_CANCELED:
-		return definition.Finish{Status: definition.RunCanceled, Reason: definition.ReasonCancelRequested,
-			Error: "its workflow was canceled before the run began"}
+		return end(definition.RunCanceled, definition.ReasonCancelRequested, "was canceled")
 	case enumspb.WORKFLOW_EXECUTION_STATUS_TIMED_OUT:
-		return definition.Finish{Status: definition.RunTimedOut, Reason: definition.ReasonRunTimeout,
-			Error: "its workflow timed out before the run began"}
+		return end(definition.RunTimedOut, definition.ReasonRunTimeout, "timed out")
 	}
-	return definition.Finish{Status: definition.RunFailed, Reason: definition.ReasonWorkflowEnded,
-		Error: "its workflow ended before the run began; the workflow's history in Temporal says why"}
+	f := end(definition.RunFailed, definition.ReasonWorkflowEnded, "ended")
+	f.Error += "; the workflow's history in Temporal says why"
+	return f
 }
 
 // readRetention asks for the namespace's retention until it is known.
