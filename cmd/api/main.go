@@ -95,6 +95,7 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 	log.Info("serving", "api", listener.Addr().String(), "metrics", ops.Addr(), "version", lifecycle.VersionText())
 	return lifecycle.Run(ctx, log,
 		lifecycle.Component{Name: "operations server", Run: ops.Run},
+		lifecycle.Component{Name: "readiness watch", Run: readiness.Watch},
 		lifecycle.Component{Name: "api server", Run: func(ctx context.Context) error {
 			return lifecycle.Serve(ctx, lifecycle.NewHTTPServer(handler, log), listener)
 		}},

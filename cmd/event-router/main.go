@@ -109,6 +109,7 @@ func serve(ctx context.Context, cfg config.Router, stdout io.Writer) error {
 		"version", lifecycle.VersionText())
 	return lifecycle.Run(ctx, log,
 		lifecycle.Component{Name: "operations server", Run: ops.Run},
+		lifecycle.Component{Name: "readiness watch", Run: readiness.Watch},
 		lifecycle.Component{Name: "router", Run: routing.Run, StopTimeout: stopTimeout},
 	)
 }

@@ -40,7 +40,7 @@ func TestCommands(t *testing.T) {
 		{"up", "^schema is at revision " + all + "$"},
 		{"history", fmt.Sprintf(`\n%d +%s +applied: yes\n$`, latest, revisions[latest-1].Name)},
 		{"seed", `^(.+: created\n){3}$`},
-		{"seed", `^(.+: already there\n){3}$`},
+		{"seed", `^(.+: left as it is, for it was made before\n){3}$`},
 		{"down 1", fmt.Sprintf(`^took back %s \(\d+ ms\)\nschema is at revision %d \(latest %d\)\n$`, newest, latest-1, latest)},
 		{"version", fmt.Sprintf(`^%d \(latest %d\)\n$`, latest-1, latest)},
 		{"history", fmt.Sprintf(`applied: yes\n%d +%s +applied: no\n$`, latest, revisions[latest-1].Name)},

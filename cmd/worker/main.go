@@ -15,8 +15,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.temporal.io/sdk/client"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/activity-core/activity-core/internal/config"
+	"github.com/activity-core/activity-core/internal/eventbus"
 	"github.com/activity-core/activity-core/internal/execution"
 	"github.com/activity-core/activity-core/internal/ledger"
 	"github.com/activity-core/activity-core/internal/lifecycle"
@@ -25,6 +27,12 @@ import (
 	"github.com/activity-core/activity-core/internal/temporalclient"
 	"github.com/activity-core/activity-core/migrations"
 )
+
+// inboxPrefix begins the inboxes of a worker that has credentials: allow its user to subscribe to "_INBOX_worker.>".
+const inboxPrefix = "_INBOX_worker"
+
+// attributesEvery is how often the search attributes are looked at: a Temporal server that was set up anew lacks them.
+const attributesEvery = time.Minute
 
 // stopTimeout is a little longer than what tasks in progress get.
 const stopTimeout = execution.StopTimeout + 5*time.Second
@@ -65,11 +73,14 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 	defer temporal.Close()
 	namespace := cfg.Temporal.Options.Namespace
 
-	nc, err := connectNATS(cfg.NATS, log)
+	// Unbuffered: a publish task fails at once while NATS is away, is tried again, and knows it.
+	nc, err := eventbus.Connect(eventbus.ConnectOptions{
+		URL: cfg.NATS.URL, Creds: cfg.NATS.Creds, Name: "activity-core worker", InboxPrefix: inboxPrefix, Unbuffered: true, Log: log,
+	})
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
+	defer eventbus.Close(nc)
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("use JetStream: %w", err)
@@ -127,6 +138,7 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 		"schedule_sync", !cfg.SkipScheduleSync, "version", lifecycle.VersionText())
 	return lifecycle.Run(ctx, log,
 		lifecycle.Component{Name: "operations server", Run: ops.Run},
+		lifecycle.Component{Name: "readiness watch", Run: readiness.Watch},
 		lifecycle.Component{Name: "temporal workers", Run: runs.Run, StopTimeout: stopTimeout},
 		lifecycle.Component{Name: "sweeper", Run: sweeper.Run},
 		lifecycle.Component{Name: "reaper", Run: reaper.Run},
@@ -135,7 +147,7 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 }
 
 // schedules returns what keeps Temporal's side in order: the search attributes first, for nothing can be written without
-// them, then the schedules, unless that is turned off.
+// them, and again from time to time; and the schedules, unless that is turned off.
 func schedules(
 	cfg config.Worker, store *postgres.Store, temporal client.Client, log *slog.Logger, registry prometheus.Registerer,
 ) (func(context.Context) error, error) {
@@ -149,43 +161,31 @@ func schedules(
 		}
 		follow = reconciler.Run
 	}
-	return func(ctx context.Context) error {
-		err := lifecycle.Retry(ctx, log, "prepare the Temporal namespace", func(ctx context.Context) error {
+	ensure := func(ctx context.Context) error {
+		return lifecycle.Retry(ctx, log, "prepare the Temporal namespace", func(ctx context.Context) error {
 			return temporalclient.EnsureSearchAttributes(ctx, temporal, cfg.Temporal.Options.Namespace)
 		})
-		if err != nil {
-			return nil //nolint:nilerr // only the end of the context ends the retries
+	}
+	return func(ctx context.Context) error {
+		if ensure(ctx) != nil {
+			return nil // only the end of the context ends the retries
 		}
-		return follow(ctx)
-	}, nil
-}
-
-// connectNATS returns a connection that is made, and made again, in the background. While it is down, publishing fails at
-// once instead of filling a buffer: the task is tried again, and knows it.
-func connectNATS(cfg config.NATS, log *slog.Logger) (*nats.Conn, error) {
-	options := []nats.Option{
-		nats.Name("activity-core worker"),
-		nats.Timeout(5 * time.Second),
-		nats.RetryOnFailedConnect(true),
-		nats.MaxReconnects(-1),
-		nats.ReconnectWait(time.Second),
-		nats.ReconnectBufSize(-1),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				log.Warn("lost the connection to NATS", "error", err)
+		var both errgroup.Group
+		both.Go(func() error { return follow(ctx) })
+		both.Go(func() error {
+			tick := time.NewTicker(attributesEvery)
+			defer tick.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-tick.C:
+					_ = ensure(ctx) // it fails only when the context ends
+				}
 			}
-		}),
-		nats.ReconnectHandler(func(*nats.Conn) { log.Info("connected to NATS again") }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("NATS reports an error", "error", err) }),
-	}
-	if cfg.Creds != "" {
-		options = append(options, nats.UserCredentials(cfg.Creds))
-	}
-	nc, err := nats.Connect(cfg.URL, options...)
-	if err != nil {
-		return nil, fmt.Errorf("NATS_URL: connect to %s: %w", cfg, err)
-	}
-	return nc, nil
+		})
+		return both.Wait()
+	}, nil
 }
 
 // connected tells why publish tasks could not work now.

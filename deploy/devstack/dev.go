@@ -401,9 +401,13 @@ func checkPrograms(dir string) (string, error) {
 
 // runReset removes the data of a development system.
 func runReset(dataDir string, stdout io.Writer) error {
-	if _, err := os.Stat(dataDir); errors.Is(err, os.ErrNotExist) {
+	info, err := os.Stat(dataDir)
+	if errors.Is(err, os.ErrNotExist) {
 		fmt.Fprintf(stdout, "nothing to remove: there is no %s\n", dataDir)
 		return nil
+	}
+	if err == nil && !info.IsDir() {
+		return fmt.Errorf("%s is a file and not a folder of ours: remove it by hand if nobody needs it", dataDir)
 	}
 	path, _, err := dataFolder(dataDir)
 	if err != nil {

@@ -72,7 +72,8 @@ func (n *natsServer) Start(ctx context.Context) error {
 		srv.Shutdown()
 		srv.WaitForShutdown()
 		_ = file.Close()
-		return fmt.Errorf("start NATS on %s: %w (log: %s)", address(n.opts.Port), err, n.opts.LogFile)
+		return fmt.Errorf("start NATS on %s: %w (log: %s; if its data is damaged, `make dev-reset` starts anew)",
+			address(n.opts.Port), err, n.opts.LogFile)
 	}
 	n.srv, n.log = srv, file
 	return nil

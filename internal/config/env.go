@@ -215,6 +215,9 @@ func postgresURL(v string) (normal, problem string) {
 		return "", "names no host"
 	}
 	if strings.Trim(u.Path, "/") == "" && !u.Query().Has("dbname") && !u.Query().Has("database") {
+		if strings.Contains(v, "#") {
+			return "", "names no database before the # (in a password, write %23 for # and percent-encode @ / : ? % too)"
+		}
 		return "", "names no database (its name follows the host)"
 	}
 	if _, err := pgxpool.ParseConfig(normal); err != nil {

@@ -51,7 +51,7 @@ type Member struct {
 	Value []byte
 }
 
-// The reasons of dead letters. The list is closed: every value is documented in docs/definition.md.
+// The reasons of dead letters. The list is closed: every value is documented in docs/events.md.
 const (
 	RejectTooLarge         = "too_large"          // larger than MaxEvent
 	RejectNotJSON          = "not_json"           // not one JSON value in UTF-8

@@ -20,13 +20,15 @@ type ConnectOptions struct {
 	// InboxPrefix replaces "_INBOX" when Creds are given, so that a user's rights can be limited to inboxes of its own.
 	// Without credentials there are no such rights, and it is ignored.
 	InboxPrefix string
+	// Unbuffered makes publishing fail at once while the server is away, for a caller that tries again and wants to know.
+	// Otherwise up to 8 MiB are kept and sent when it is back.
+	Unbuffered bool
 	// Log gets the connection's ups and downs. Required.
 	Log *slog.Logger
 }
 
 // Connect returns a connection that looks for the server until it is closed: at the start as well as after a loss. That
-// the server is away is no error; options that can never work are one. Answers to a server that is away are kept (up to
-// 8 MiB) and sent when it is back.
+// the server is away is no error; options that can never work are one.
 func Connect(o ConnectOptions) (*nats.Conn, error) {
 	switch {
 	case o.URL == "":
@@ -36,6 +38,7 @@ func Connect(o ConnectOptions) (*nats.Conn, error) {
 	case o.Log == nil:
 		return nil, errors.New("connect to NATS: Log is missing")
 	}
+	trouble := &trouble{log: o.Log}
 	options := []nats.Option{
 		nats.Name(o.Name),
 		nats.Timeout(2 * time.Second),
@@ -46,8 +49,9 @@ func Connect(o ConnectOptions) (*nats.Conn, error) {
 		// A server that vanished without a word is noticed within 30 s.
 		nats.PingInterval(10 * time.Second),
 		nats.MaxPingsOutstanding(2),
-		nats.ConnectHandler(func(nc *nats.Conn) { o.Log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted()) }),
-		nats.ReconnectHandler(func(nc *nats.Conn) { o.Log.Info("connected to NATS again", "server", nc.ConnectedUrlRedacted()) }),
+		nats.ConnectHandler(func(nc *nats.Conn) { trouble.over("connected to NATS", nc) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) { trouble.over("connected to NATS again", nc) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { trouble.again(err) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				o.Log.Warn("lost the connection to NATS, trying again", "error", err)
@@ -62,6 +66,9 @@ func Connect(o ConnectOptions) (*nats.Conn, error) {
 			o.Log.Warn("NATS reported an error", "error", err, "subject", subject)
 		}),
 	}
+	if o.Unbuffered {
+		options = append(options, nats.ReconnectBufSize(-1))
+	}
 	if o.Creds != "" {
 		options = append(options, nats.UserCredentials(o.Creds))
 		if o.InboxPrefix != "" {
@@ -73,6 +80,25 @@ func Connect(o ConnectOptions) (*nats.Conn, error) {
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	return nc, nil
+}
+
+// trouble logs a failure to connect once, not at every try. NATS calls its handlers one after another.
+type trouble struct {
+	log  *slog.Logger
+	last string
+}
+
+func (t *trouble) again(err error) {
+	if err == nil || err.Error() == t.last {
+		return
+	}
+	t.last = err.Error()
+	t.log.Warn("cannot connect to NATS (NATS_URL), trying again", "error", err)
+}
+
+func (t *trouble) over(what string, nc *nats.Conn) {
+	t.last = ""
+	t.log.Info(what, "server", nc.ConnectedUrlRedacted())
 }
 
 // closeTimeout is how long Close waits for what was sent to reach the server.

@@ -17,6 +17,9 @@ import (
 const (
 	// checkTimeout bounds each readiness check.
 	checkTimeout = 2 * time.Second
+	// watchReady and watchNotReady are the pauses of Watch.
+	watchReady    = 30 * time.Second
+	watchNotReady = time.Second
 	// checkCache is how long a result is served again, so that nobody can load
 	// the dependencies by asking often.
 	checkCache = time.Second
@@ -119,6 +122,24 @@ func (r *Readiness) Report() Report {
 		r.log.Warn("not ready", "problems", fresh.problems())
 	}
 	return fresh
+}
+
+// Watch asks for reports until the context ends, so that the log says what a process lacks, and that it recovered, also
+// where nothing else asks. A ready process is asked seldom: each look costs a question to every dependency.
+func (r *Readiness) Watch(ctx context.Context) error {
+	for {
+		pause := watchReady
+		if !r.Report().Ready() {
+			pause = watchNotReady
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
 }
 
 func runChecks(ctx context.Context, checks map[string]Check) Report {

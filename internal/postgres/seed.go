@@ -45,9 +45,9 @@ func (s *Store) Seed(ctx context.Context) ([]string, error) {
 		}
 		state := "created"
 		if known {
-			state = "already there"
+			state = "left as it is, for it was made before"
 		} else if _, err := s.CreateDefinition(ctx, doc); errors.Is(err, definition.ErrNameTaken) {
-			state = "already there"
+			state = "left as it is, for it was made before"
 		} else if err != nil {
 			return lines, err
 		}

@@ -95,6 +95,11 @@ func translate(attempt string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("%s: %w", attempt, err)
 	}
+	// A server that refuses the connection (wrong password, no such database, starting up) is as good as away.
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		return fmt.Errorf("%s: %w: %s", attempt, definition.ErrUnavailable, brief(connect))
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch {
@@ -107,11 +112,10 @@ func translate(attempt string, err error) error {
 		}
 		return fmt.Errorf("%s: %w", attempt, err)
 	}
-	var connect *pgconn.ConnectError
 	var network net.Error
-	if errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) ||
+	if errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err) || isBrokenConnection(err) {
-		return fmt.Errorf("%s: %w: %s", attempt, definition.ErrUnavailable, brief(err))
+		return fmt.Errorf("%s: %w: %w", attempt, definition.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s: %w", attempt, err)
 }
@@ -129,17 +133,17 @@ func isBrokenConnection(err error) bool {
 		strings.Contains(text, "closed pool") || strings.Contains(text, "connection reset")
 }
 
-// brief keeps the cause of a connection failure without the connection string that the driver puts before it.
-func brief(err error) string {
-	var connect *pgconn.ConnectError
-	if errors.As(err, &connect) {
-		if cause := errors.Unwrap(connect); cause != nil {
-			text := cause.Error()
-			if i := strings.LastIndex(text, "dial error: "); i >= 0 {
-				text = text[i:]
-			}
-			return text
-		}
+// brief keeps the cause of a refused connection, in one line, without the connection string and the list of all tries
+// that the driver puts around it.
+func brief(err *pgconn.ConnectError) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return fmt.Sprintf("the server refuses the connection: %s (SQLSTATE %s)", pg.Message, pg.Code)
 	}
-	return err.Error()
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	last := strings.TrimSpace(lines[len(lines)-1])
+	if i := strings.LastIndex(last, "dial error: "); i >= 0 {
+		last = last[i+len("dial error: "):]
+	}
+	return last
 }

@@ -707,6 +707,13 @@ func TestUnavailable(t *testing.T) {
 	if !errors.Is(err, definition.ErrUnavailable) || strings.Contains(err.Error(), "s3cret") {
 		t.Errorf("error = %v, want ErrUnavailable without the password", err)
 	}
+	// So is a server that does not let us in, and its refusal is one line.
+	refused := testenv.OpenPool(t, strings.Replace(testenv.Stack(t).PostgresURL, ":actcore@", ":wr0ng@", 1))
+	_, err = New(refused).GetDefinition(t.Context(), definition.NewID())
+	if !errors.Is(err, definition.ErrUnavailable) || !strings.Contains(err.Error(), "28P01") ||
+		strings.ContainsAny(err.Error(), "\n\t") || strings.Contains(err.Error(), "wr0ng") {
+		t.Errorf("error = %v, want ErrUnavailable in one line with SQLSTATE 28P01", err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := New(pool).GetDefinition(ctx, definition.NewID()); err == nil {

@@ -103,8 +103,9 @@ type Reconciler struct {
 	poll      time.Duration
 	fullEvery time.Duration
 
-	synced *prometheus.CounterVec
-	dirty  prometheus.Gauge
+	registerer prometheus.Registerer
+	synced     *prometheus.CounterVec
+	dirty      prometheus.Gauge
 
 	installation atomic.Pointer[string] // nil until it was read
 	away         atomic.Bool            // Temporal did not answer the last call
@@ -132,6 +133,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	}
 	r := &Reconciler{
 		store: o.Store, temporal: o.Temporal, taskQueue: o.TaskQueue, log: o.Log, poll: o.Poll, fullEvery: o.FullEvery,
+		registerer: o.Registerer,
 		synced: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "actcore_schedule_sync_total",
 			Help: "Looks at one definition's Temporal Schedule, by what they led to.",
@@ -144,10 +146,8 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	for _, outcome := range Outcomes {
 		r.synced.WithLabelValues(string(outcome))
 	}
-	for _, c := range []prometheus.Collector{r.synced, r.dirty} {
-		if err := o.Registerer.Register(c); err != nil {
-			return nil, fmt.Errorf("schedule: register metrics: %w", err)
-		}
+	if err := o.Registerer.Register(r.synced); err != nil {
+		return nil, fmt.Errorf("schedule: register metrics: %w", err)
 	}
 	return r, nil
 }
@@ -211,6 +211,11 @@ func (r *Reconciler) status(ctx context.Context, item definition.SyncItem, failu
 // Run makes schedules follow until the context ends: what is dirty within about two seconds, and everything that differs
 // from the list of schedules at the start and every FullEvery. It returns nil after the work at hand is done.
 func (r *Reconciler) Run(ctx context.Context) error {
+	// Only here: whoever runs SyncNow alone never compares all schedules, and would show a zero that means nothing.
+	if err := r.registerer.Register(r.dirty); err != nil {
+		return fmt.Errorf("schedule: register metrics: %w", err)
+	}
+	defer r.registerer.Unregister(r.dirty)
 	var wg sync.WaitGroup
 	wg.Go(func() { r.followDirty(ctx) })
 	wg.Go(func() { r.compareAll(ctx) })
