@@ -49,8 +49,8 @@ func Connect(o ConnectOptions) (*nats.Conn, error) {
 		// A server that vanished without a word is noticed within 30 s.
 		nats.PingInterval(10 * time.Second),
 		nats.MaxPingsOutstanding(2),
-		nats.ConnectHandler(func(nc *nats.Conn) { trouble.over("connected to NATS", nc) }),
-		nats.ReconnectHandler(func(nc *nats.Conn) { trouble.over("connected to NATS again", nc) }),
+		nats.ConnectHandler(func(nc *nats.Conn) { trouble.over(nc) }),
+		nats.ReconnectHandler(func(nc *nats.Conn) { trouble.over(nc) }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { trouble.again(err) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
@@ -96,9 +96,9 @@ func (t *trouble) again(err error) {
 	t.log.Warn("cannot connect to NATS (NATS_URL), trying again", "error", err)
 }
 
-func (t *trouble) over(what string, nc *nats.Conn) {
+func (t *trouble) over(nc *nats.Conn) {
 	t.last = ""
-	t.log.Info(what, "server", nc.ConnectedUrlRedacted())
+	t.log.Info("connected to NATS", "server", nc.ConnectedUrlRedacted())
 }
 
 // closeTimeout is how long Close waits for what was sent to reach the server.
