@@ -91,31 +91,12 @@ func NewReaper(o ReaperOptions) (*Reaper, error) {
 	return r, o.Registerer.Register(r.reaped)
 }
 
-// Run reaps until the context ends. Failures are logged, once per state, and tried again.
+// Run reaps until the context ends. Workers that start together do not all ask at once.
 func (r *Reaper) Run(ctx context.Context) error {
-	// Workers that start together do not all ask at once.
-	timer := time.NewTimer(rand.N(r.o.Every))
-	defer timer.Stop()
-	failing := false
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-timer.C:
-		}
-		err := r.reap(ctx)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			if !failing {
-				r.o.Log.Warn("looking for runs whose workflow has ended failed; trying again until it works", "error", err)
-			}
-			failing = true
-		case err == nil && failing:
-			r.o.Log.Info("looking for runs whose workflow has ended works again")
-			failing = false
-		}
-		timer.Reset(r.o.Every + rand.N(r.o.Every/4+1))
-	}
+	tend(ctx, r.o.Log.With("caretaker", "reaper"), rand.N(r.o.Every), func(ctx context.Context) (time.Duration, error) {
+		return r.o.Every + rand.N(r.o.Every/4+1), r.reap(ctx)
+	})
+	return nil
 }
 
 // reap is one look.

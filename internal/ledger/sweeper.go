@@ -90,37 +90,19 @@ func NewSweeper(o SweeperOptions) (*Sweeper, error) {
 	return s, o.Registerer.Register(s.swept)
 }
 
-// Run sweeps until the context ends. Failures are logged, once per state, and tried again.
+// Run sweeps until the context ends.
 func (s *Sweeper) Run(ctx context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	failing := false
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-timer.C:
-		}
+	tend(ctx, s.o.Log.With("caretaker", "sweeper"), 0, func(ctx context.Context) (time.Duration, error) {
 		full, err := s.sweep(ctx)
-		pause := s.o.Every
 		switch {
-		case err != nil && ctx.Err() == nil:
-			pause = awayPause
-			if !failing {
-				s.o.Log.Warn("sweep failed; trying again until it works", "error", err)
-			}
-			failing = true
-		case err == nil:
-			if failing {
-				s.o.Log.Info("sweep works again")
-			}
-			failing = false
-			if full {
-				pause = 0
-			}
+		case err != nil:
+			return awayPause, err
+		case full:
+			return 0, nil
 		}
-		timer.Reset(pause)
-	}
+		return s.o.Every, nil
+	})
+	return nil
 }
 
 // sweep starts one batch; full reports that there may be more.
