@@ -270,19 +270,29 @@ func (s *system) idle(ctx context.Context, o options) ([]figure, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
+	var services []*process
 	for _, name := range []string{"worker", "event-router", "api"} {
-		if _, err := s.start(name); err != nil {
+		p, err := s.start(name)
+		if err != nil {
 			return nil, err
 		}
+		services = append(services, p)
 	}
-	// Quiet begins when every schedule is made.
+	// Quiet begins when every service is ready and every schedule is made.
 	if err := wait(ctx, 5*time.Minute, func() (bool, error) {
+		for _, p := range services {
+			if !p.ready(ctx) {
+				return false, nil
+			}
+		}
 		var dirty int
 		err := s.pool.QueryRow(ctx, `SELECT count(*) FROM schedule_sync WHERE dirty`).Scan(&dirty)
 		return dirty == 0, err
 	}); err != nil {
-		return nil, fmt.Errorf("wait for schedules: %w", err)
+		return nil, fmt.Errorf("wait for quiet: %w", err)
 	}
+	// An idle connection hands in its counts up to ten seconds later.
+	_ = wait(ctx, settleTime, func() (bool, error) { return false, nil })
 	before, err := s.statements(ctx)
 	if err != nil {
 		return nil, err
@@ -298,8 +308,11 @@ func (s *system) idle(ctx context.Context, o options) ([]figure, error) {
 	return []figure{{fmt.Sprintf("idle statements with %d definitions", o.idle), rate, "statements/s", "5 or fewer"}}, ctx.Err()
 }
 
+// settleTime is longer than Postgres lets an idle connection keep its counts to itself.
+const settleTime = 15 * time.Second
+
 // statements counts what this system's database was ever asked. A quiet system's statements are transactions of their
-// own, which Postgres counts for each database; it publishes the count with a delay of at most a second or so.
+// own, which Postgres counts for each database.
 func (s *system) statements(ctx context.Context) (int64, error) {
 	var n int64
 	err := s.pool.QueryRow(ctx, `SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()`).Scan(&n)

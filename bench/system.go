@@ -196,6 +196,22 @@ func (p *process) stop() error {
 	return nil
 }
 
+// ready asks the process itself.
+func (p *process) ready(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.metrics+"/readyz", nil)
+	if err != nil {
+		return false
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = res.Body.Close()
+	return res.StatusCode == http.StatusOK
+}
+
 // metric adds up the series of a counter whose line holds the label; 0 while the process does not answer yet.
 func (p *process) metric(ctx context.Context, name, label string) float64 {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
