@@ -52,8 +52,8 @@ func main() {
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.IntVar(&o.rounds, "rounds", 3, "rounds of each ratio")
-	flags.IntVar(&o.starts, "starts", 1500, "workflows started in a round")
+	flags.IntVar(&o.rounds, "rounds", 5, "rounds of each ratio")
+	flags.IntVar(&o.starts, "starts", 2000, "workflows started in a round")
 	flags.IntVar(&o.unmatched, "unmatched", 200_000, "events that match nothing in a round")
 	flags.IntVar(&o.runs, "runs", 600, "runs completed in a round")
 	flags.IntVar(&o.idle, "idle-definitions", 10_000, "definitions of the idle system")
