@@ -245,31 +245,37 @@ func (p *process) metric(ctx context.Context, name, label string) float64 {
 }
 
 // rate watches a counter grow from the first sight of its growth to n, and returns the growth per second. The part before
-// the first sight, which holds the start of the process, is left out.
+// the first sight, which holds the start of the process, is left out. It looks seldom until the end is near: a look is work
+// for the process that is measured.
 func (p *process) rate(ctx context.Context, n int, name, label string) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	var first float64
+	const often = 25 * time.Millisecond
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var first, v float64
 	var since time.Time
 	for {
-		v := p.metric(ctx, name, label)
-		now := time.Now()
-		if since.IsZero() && v > 0 {
-			first, since = v, now
-		}
-		if v >= float64(n) {
-			if first >= float64(n) {
-				return 0, fmt.Errorf("%s of %s was over at the first look: measure more", name, p.name)
-			}
-			return (v - first) / now.Sub(since).Seconds(), nil
-		}
 		select {
 		case <-ctx.Done():
 			return 0, fmt.Errorf("%s of %s stood at %v of %d: %w: %s", name, p.name, v, n, ctx.Err(), bytes.TrimSpace(p.out.Bytes()))
-		case <-tick.C:
+		case <-timer.C:
 		}
+		v = p.metric(ctx, name, label)
+		now := time.Now()
+		pause := often
+		switch {
+		case v >= float64(n) && (since.IsZero() || first >= float64(n)):
+			return 0, fmt.Errorf("%s of %s was over at the first look: measure more", name, p.name)
+		case v >= float64(n):
+			return (v - first) / now.Sub(since).Seconds(), nil
+		case since.IsZero() && v > 0:
+			first, since = v, now
+		case v > first && !since.IsZero():
+			left := time.Duration((float64(n) - v) / (v - first) * float64(now.Sub(since)))
+			pause = max(often, left/2)
+		}
+		timer.Reset(pause)
 	}
 }
 
