@@ -16,11 +16,11 @@ var seeds = []string{`{
 	"trigger_config": {"trigger_type": "cron", "cron_expression": "* * * * *", "timezone": "UTC"},
 	"tasks": [{"name": "beat", "type": "log", "with": {"message": "the heartbeat example is alive"}}]
 }`, `{
-	"name": "example-pro-signup",
-	"description": "Runs for each user.created event whose payload says tier pro.",
+	"name": "example-paid-order",
+	"description": "Runs for each order.placed event whose payload says status paid.",
 	"labels": {"example": "event"},
-	"trigger_config": {"trigger_type": "event", "event_type": "user.created", "filters": {"tier": "pro"}},
-	"tasks": [{"name": "welcome", "type": "log", "with": {"message": "a pro user signed up"}}]
+	"trigger_config": {"trigger_type": "event", "event_type": "order.placed", "filters": {"status": "paid"}},
+	"tasks": [{"name": "thank", "type": "log", "with": {"message": "a paid order was placed"}}]
 }`, `{
 	"name": "example-by-hand",
 	"description": "Runs when it is triggered by hand.",
