@@ -53,7 +53,7 @@ func newBench(ctx context.Context) (*bench, error) {
 		b.close()
 		return nil, err
 	}
-	b.temporal, err = client.Dial(client.Options{HostPort: stack.TemporalAddress, Namespace: b.namespace, Logger: quiet{}})
+	b.temporal, err = client.Dial(client.Options{HostPort: stack.TemporalAddress, Namespace: b.namespace, Logger: testenv.Quiet()})
 	if err != nil {
 		b.close()
 		return nil, err
@@ -287,11 +287,3 @@ func freeAddr() (string, error) {
 	defer func() { _ = l.Close() }()
 	return l.Addr().String(), nil
 }
-
-// quiet is a Temporal logger that says nothing.
-type quiet struct{}
-
-func (quiet) Debug(string, ...any) {}
-func (quiet) Info(string, ...any)  {}
-func (quiet) Warn(string, ...any)  {}
-func (quiet) Error(string, ...any) {}

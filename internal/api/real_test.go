@@ -20,6 +20,7 @@ import (
 	"github.com/activity-core/activity-core/internal/schedule"
 	"github.com/activity-core/activity-core/internal/testenv"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
@@ -40,7 +41,7 @@ func newService(t *testing.T) *service {
 func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue string) *service {
 	t.Helper()
 	s := &service{store: postgres.New(pool), temporal: temporal}
-	logger, registry := slog.New(slog.DiscardHandler), testenv.Registry()
+	logger, registry := slog.New(slog.DiscardHandler), prometheus.NewRegistry()
 	runs, err := ledger.New(ledger.Options{Store: s.store, Temporal: temporal, TaskQueue: queue, Log: logger, Registerer: registry})
 	if err != nil {
 		t.Fatal(err)

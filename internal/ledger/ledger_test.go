@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
 
@@ -30,7 +31,7 @@ func setup(t *testing.T, c client.Client) *bundle {
 	b := &bundle{pool: testenv.Pool(t), temporal: c}
 	b.store = postgres.New(b.pool)
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	registry := testenv.Registry()
+	registry := prometheus.NewRegistry()
 	var err error
 	b.ledger, err = New(Options{Store: b.store, Temporal: c, TaskQueue: testenv.Names(t).OrchestratorTaskQueue, Log: log,
 		Registerer: registry})
@@ -230,7 +231,7 @@ func TestReaperEndsWhatWasTerminated(t *testing.T) {
 	}
 	b.id = d.ID
 	reaper, err := NewReaper(ReaperOptions{Store: b.store, Temporal: b.temporal, Namespace: testenv.Namespace(t),
-		Every: 100 * time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: testenv.Registry()})
+		Every: 100 * time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +300,7 @@ func TestReaperAsksAboutOverdueRuns(t *testing.T) {
 	t.Parallel()
 	b := setup(t, testenv.Temporal(t))
 	reaper, err := NewReaper(ReaperOptions{Store: b.store, Temporal: b.temporal, Namespace: testenv.Namespace(t),
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: testenv.Registry()})
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: prometheus.NewRegistry()})
 	if err != nil {
 		t.Fatal(err)
 	}

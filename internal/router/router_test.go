@@ -17,6 +17,7 @@ import (
 
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/activity-core/activity-core/internal/match"
+	"github.com/activity-core/activity-core/internal/testenv"
 )
 
 var noon = time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
@@ -631,11 +632,5 @@ func value(t *testing.T, m prometheus.Metric) float64 {
 
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 20 s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	testenv.Eventually(t, 20*time.Second, what, func(context.Context) (bool, error) { return condition(), nil })
 }

@@ -1,18 +1,16 @@
 package testenv
 
 import (
+	"log/slog"
+
+	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/activity-core/activity-core/internal/definition"
 )
 
-// quiet is a Temporal logger that says nothing.
-type quiet struct{}
-
-func (quiet) Debug(string, ...any) {}
-func (quiet) Info(string, ...any)  {}
-func (quiet) Warn(string, ...any)  {}
-func (quiet) Error(string, ...any) {}
+// Quiet is a Temporal logger that says nothing.
+func Quiet() log.Logger { return log.NewStructuredLogger(slog.New(slog.DiscardHandler)) }
 
 func probeAttributes() temporal.SearchAttributes {
 	return temporal.NewSearchAttributes(

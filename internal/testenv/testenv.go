@@ -22,7 +22,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
@@ -238,7 +237,7 @@ func Namespace(t testing.TB) string {
 // MakeNamespace registers a Temporal namespace with activity-core's search attributes and waits until both are usable.
 func MakeNamespace(ctx context.Context, address string) (string, error) {
 	name := "test-" + uuid.NewString()
-	c, err := client.DialContext(ctx, client.Options{HostPort: address, Namespace: name, Logger: quiet{}})
+	c, err := client.DialContext(ctx, client.Options{HostPort: address, Namespace: name, Logger: Quiet()})
 	if err != nil {
 		return "", err
 	}
@@ -288,7 +287,7 @@ func Temporal(t testing.TB) client.Client {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	c, err := client.DialContext(ctx, client.Options{
-		HostPort: Stack(t).TemporalAddress, Namespace: Namespace(t), Logger: quiet{},
+		HostPort: Stack(t).TemporalAddress, Namespace: Namespace(t), Logger: Quiet(),
 	})
 	if err != nil {
 		t.Fatalf("dial Temporal: %v", err)
@@ -329,9 +328,6 @@ func Names(t testing.TB) config.Names {
 	})
 	return names
 }
-
-// Registry returns a metrics registry of this test's own.
-func Registry() *prometheus.Registry { return prometheus.NewRegistry() }
 
 // Eventually polls a condition until it holds, and fails the test when it does not within the timeout, or when it
 // returns an error.
