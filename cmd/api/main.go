@@ -47,6 +47,11 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 	}
 	defer pool.Close()
 	store := postgres.New(pool)
+	countSlots, err := ledger.CountSlots(registry, cfg.Metrics.PerDefinition)
+	if err != nil {
+		return err
+	}
+	store.OnJudged(countSlots) // a change of a definition judges what was due before it
 	temporal, err := temporalclient.New(temporalclient.Options{Temporal: cfg.Temporal, Log: log, Registerer: registry})
 	if err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"time"
-	_ "time/tzdata" // the zones of cron definitions, also in an image without them
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -65,6 +64,11 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 	}
 	defer pool.Close()
 	store := postgres.New(pool)
+	countSlots, err := ledger.CountSlots(registry, cfg.Metrics.PerDefinition)
+	if err != nil {
+		return err
+	}
+	store.OnJudged(countSlots)
 
 	temporal, err := temporalclient.New(temporalclient.Options{Temporal: cfg.Temporal, Log: log, Registerer: registry})
 	if err != nil {
@@ -106,6 +110,14 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	watchdog, err := ledger.NewWatchdog(ledger.WatchdogOptions{Store: store, Temporal: temporal, Log: log})
+	if err != nil {
+		return err
+	}
+	backfiller, err := ledger.NewBackfiller(ledger.BackfillerOptions{Ledger: starter, Store: store, Log: log})
+	if err != nil {
+		return err
+	}
 	reaper, err := ledger.NewReaper(ledger.ReaperOptions{
 		Store: store, Temporal: temporal, Namespace: namespace, Log: log, Registerer: registry,
 	})
@@ -140,7 +152,9 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 		lifecycle.Component{Name: "operations server", Run: ops.Run},
 		lifecycle.Component{Name: "readiness watch", Run: readiness.Watch},
 		lifecycle.Component{Name: "temporal workers", Run: runs.Run, StopTimeout: stopTimeout},
+		lifecycle.Component{Name: "slot watchdog", Run: watchdog.Run},
 		lifecycle.Component{Name: "sweeper", Run: sweeper.Run},
+		lifecycle.Component{Name: "backfiller", Run: backfiller.Run},
 		lifecycle.Component{Name: "reaper", Run: reaper.Run},
 		lifecycle.Component{Name: "schedules", Run: followSchedules},
 	)

@@ -1,5 +1,7 @@
 package cron
 
+import "time"
+
 // Range selects Start, Start+Step, … up to End.
 type Range struct{ Start, End, Step int }
 
@@ -77,4 +79,14 @@ func progression(values []int) (int, bool) {
 		}
 	}
 	return step, true
+}
+
+// At returns the calendar that selects the second of an instant, in UTC, in every year that has its date.
+func At(t time.Time) Calendar {
+	only := func(v int) []Range { return []Range{{Start: v, End: v, Step: 1}} }
+	t = t.UTC()
+	return Calendar{
+		Second: only(t.Second()), Minute: only(t.Minute()), Hour: only(t.Hour()),
+		DayOfMonth: only(t.Day()), Month: only(int(t.Month())), DayOfWeek: allDaysOfWeek.ranges(),
+	}
 }

@@ -35,6 +35,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	_ "time/tzdata" // the zones, also in an image or on a machine without them
 )
 
 const (

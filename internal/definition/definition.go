@@ -9,6 +9,7 @@ const (
 	MaxDocument      = 64 << 10 // bytes of JSON
 	MaxTasks         = 50
 	MaxDescription   = 2000 // characters
+	MaxPauseReason   = 200  // characters
 	MaxLabels        = 32
 	MaxLabelValue    = 255
 	DefaultTimeout   = 24 * time.Hour
@@ -25,8 +26,10 @@ type Document struct {
 	Description string            `json:"description,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	// Enabled definitions become due by their trigger; others run by hand only. Default true.
-	Enabled bool    `json:"enabled"`
-	Trigger Trigger `json:"trigger_config"`
+	Enabled bool `json:"enabled"`
+	// PauseReason is why it is disabled, for people; empty while it is enabled.
+	PauseReason string  `json:"pause_reason,omitempty"`
+	Trigger     Trigger `json:"trigger_config"`
 	// Tasks run in the order of the list; the first that fails for good ends the run. None is legal.
 	Tasks []Task `json:"tasks"`
 	// Concurrency bounds the runs of this definition at one time; nil for the default of the trigger type.
@@ -67,14 +70,14 @@ func (d *Document) Limits(kind TriggerKind) Concurrency {
 	switch {
 	case d.Concurrency != nil:
 		c = *d.Concurrency
-	case d.Trigger.Type == TriggerCron:
+	case d.Trigger.FollowsClock():
 		c.Limit = 1
 	}
-	if kind == KindManual || c.OnLimit == "" {
+	switch {
+	case kind.ByHand():
+		c.OnLimit = OnLimitQueue
+	case c.OnLimit == "":
 		c.OnLimit = OnLimitSkip
-		if kind == KindManual {
-			c.OnLimit = OnLimitQueue
-		}
 	}
 	return c
 }
@@ -88,9 +91,9 @@ func (d *Document) RunTimeout() time.Duration {
 }
 
 // Backstop returns the timeout to give to Temporal's own run timeout logic: the run's timeout, or 0 (none) when a run
-// may wait in a queue, which has no bound.
+// may wait in a queue or in a line of late slots, which has no bound.
 func (d *Document) Backstop(kind TriggerKind) time.Duration {
-	if c := d.Limits(kind); c.Limit > 0 && c.OnLimit == OnLimitQueue {
+	if c := d.Limits(kind); c.Limit > 0 && c.OnLimit == OnLimitQueue || d.Trigger.MisfirePolicy == MisfireCatchup {
 		return 0
 	}
 	return d.RunTimeout()

@@ -213,80 +213,41 @@ func TestAdmit(t *testing.T) {
 	t.Parallel()
 	one := Concurrency{Limit: 1, OnLimit: OnLimitSkip}
 	queue := Concurrency{Limit: 2, OnLimit: OnLimitQueue}
+	live := func(kind TriggerKind) Applicant { return Applicant{Kind: kind, Live: true, Enabled: true} }
+	late := Applicant{Kind: KindCron, CatchUp: true, Live: true, Enabled: true}
 	tests := map[string]struct {
-		kind          TriggerKind
-		live, enabled bool
-		c             Concurrency
-		load          Load
-		status        RunStatus
-		reason        Reason
-	}{
-		"no limit":             {KindEvent, true, true, Concurrency{}, Load{Running: 99}, RunRunning, ""},
-		"deleted":              {KindManual, false, false, Concurrency{}, Load{}, RunSkipped, ReasonDefinitionGone},
-		"disabled event":       {KindEvent, true, false, Concurrency{}, Load{}, RunSkipped, ReasonDefinitionOff},
-		"disabled by hand":     {KindManual, true, false, Concurrency{}, Load{}, RunRunning, ""},
-		"room":                 {KindCron, true, true, one, Load{}, RunRunning, ""},
-		"full, skip":           {KindCron, true, true, one, Load{Running: 1}, RunSkipped, ReasonConcurrencyLimit},
-		"full, queue":          {KindEvent, true, true, queue, Load{Running: 2}, RunQueued, ""},
-		"room, but not first":  {KindEvent, true, true, queue, Load{Running: 1, QueuedBefore: 1}, RunQueued, ""},
-		"room and first":       {KindEvent, true, true, queue, Load{Running: 1}, RunRunning, ""},
-		"limit lowered meanwh": {KindEvent, true, true, one, Load{Running: 5}, RunSkipped, ReasonConcurrencyLimit},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			status, reason := Admit(tt.kind, tt.live, tt.enabled, tt.c, tt.load)
-			if status != tt.status || reason != tt.reason {
-				t.Errorf("got %s %s, want %s %s", status, reason, tt.status, tt.reason)
-			}
-		})
-	}
-}
-
-func TestJudgeSlot(t *testing.T) {
-	t.Parallel()
-	doc := func(policy string) Document {
-		d, err := ParseDocument([]byte(`{"name": "x", "trigger_config": {"trigger_type": "cron", "cron_expression": "*/5 * * * *",
-			"jitter": "10s", "misfire_policy": "` + policy + `"}}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	slot := time.Date(2026, 11, 23, 9, 0, 0, 0, time.UTC)
-	off := doc("skip")
-	off.Enabled = false
-	tests := map[string]struct {
-		facts  SlotFacts
-		late   time.Duration
+		a      Applicant
+		c      Concurrency
+		load   Load
 		status RunStatus
 		reason Reason
 	}{
-		"on time":              {SlotFacts{Document: doc("skip"), InForce: true, Enabled: true}, time.Second, RunAccepted, ""},
-		"jitter is not late":   {SlotFacts{Document: doc("skip"), InForce: true, Enabled: true}, 70 * time.Second, RunAccepted, ""},
-		"late, skip":           {SlotFacts{Document: doc("skip"), InForce: true, Enabled: true}, 71 * time.Second, RunMissed, ReasonMisfireWindow},
-		"late, newest":         {SlotFacts{Document: doc("compress"), InForce: true, Enabled: true}, 4 * time.Minute, RunAccepted, ""},
-		"late, not the newest": {SlotFacts{Document: doc("compress"), InForce: true, Enabled: true}, 5 * time.Minute, RunSkipped, ReasonCoalesced},
-		"late, catch up":       {SlotFacts{Document: doc("catchup"), InForce: true, Enabled: true}, 5 * time.Hour, RunAccepted, ""},
-		"too late to catch up": {SlotFacts{Document: doc("catchup"), InForce: true, Enabled: true}, 25 * time.Hour, RunMissed, ReasonMisfireWindow},
-		"deleted":              {SlotFacts{Document: doc("skip"), InForce: true, Enabled: true, Deleted: true}, 0, RunSkipped, ReasonDefinitionGone},
-		"disabled since":       {SlotFacts{Document: doc("skip"), InForce: true}, 0, RunSkipped, ReasonDefinitionOff},
-		"disabled then":        {SlotFacts{Document: off, InForce: true, Enabled: true}, 0, RunSkipped, ReasonDefinitionOff},
-		"before it existed":    {SlotFacts{Document: doc("skip"), Enabled: true}, 0, RunSkipped, ReasonNotDue},
+		"no limit":               {live(KindEvent), Concurrency{}, Load{Running: 99}, RunRunning, ""},
+		"deleted":                {Applicant{Kind: KindManual}, Concurrency{}, Load{}, RunSkipped, ReasonDefinitionGone},
+		"disabled event":         {Applicant{Kind: KindEvent, Live: true}, Concurrency{}, Load{}, RunSkipped, ReasonDefinitionOff},
+		"disabled slot":          {Applicant{Kind: KindCron, CatchUp: true, Live: true}, Concurrency{}, Load{}, RunSkipped, ReasonDefinitionOff},
+		"disabled by hand":       {Applicant{Kind: KindManual, Live: true}, Concurrency{}, Load{}, RunRunning, ""},
+		"disabled backfill":      {Applicant{Kind: KindBackfill, Live: true}, Concurrency{}, Load{}, RunRunning, ""},
+		"room":                   {live(KindCron), one, Load{}, RunRunning, ""},
+		"full, skip":             {live(KindCron), one, Load{Running: 1}, RunSkipped, ReasonConcurrencyLimit},
+		"full, queue":            {live(KindEvent), queue, Load{Running: 2}, RunQueued, ""},
+		"room, but not first":    {live(KindEvent), queue, Load{Running: 1, QueuedBefore: 1}, RunQueued, ""},
+		"room and first":         {live(KindEvent), queue, Load{Running: 1}, RunRunning, ""},
+		"limit lowered meanwh":   {live(KindEvent), one, Load{Running: 5}, RunSkipped, ReasonConcurrencyLimit},
+		"late, first":            {late, one, Load{}, RunRunning, ""},
+		"late, no limit":         {late, Concurrency{}, Load{Running: 3}, RunRunning, ""},
+		"late, not first":        {late, Concurrency{}, Load{CaughtUpBefore: 1}, RunQueued, ""},
+		"late, full, waits":      {late, one, Load{Running: 1}, RunQueued, ""},
+		"late, others before it": {late, queue, Load{QueuedBefore: 1}, RunQueued, ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tt.facts.Slot, tt.facts.Now = slot, slot.Add(tt.late)
-			status, reason := JudgeSlot(tt.facts)
+			status, reason := Admit(tt.a, tt.c, tt.load)
 			if status != tt.status || reason != tt.reason {
 				t.Errorf("got %s %s, want %s %s", status, reason, tt.status, tt.reason)
 			}
 		})
-	}
-	ghost := SlotFacts{Document: doc("skip"), InForce: true, Enabled: true, Slot: slot.Add(time.Minute), Now: slot.Add(time.Minute)}
-	if status, reason := JudgeSlot(ghost); status != RunSkipped || reason != ReasonNotDue {
-		t.Errorf("a time that is no slot: %s %s", status, reason)
 	}
 }
 

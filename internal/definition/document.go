@@ -52,6 +52,10 @@ func (d Document) change(data []byte, deep bool) (Document, error) {
 	if err != nil {
 		return Document{}, fmt.Errorf("read back definition %s: %w", d.Name, err)
 	}
+	// The reason of a pause ends with the pause.
+	if _, told := given["pause_reason"]; !told && given["enabled"].Kind() == 't' {
+		delete(current, "pause_reason")
+	}
 	if deep {
 		if changesType(current, given) {
 			delete(current, "trigger_config")
@@ -172,6 +176,30 @@ var (
 	labelPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._/-]{0,62}$`)
 )
 
+// Pause returns the document disabled, with the reason; one that is disabled already gets the reason.
+func (d Document) Pause(reason string) (Document, error) {
+	d.Enabled, d.PauseReason = false, reason
+	return d, d.Validate()
+}
+
+// Resume returns the document enabled.
+func (d Document) Resume() (Document, error) {
+	d.Enabled, d.PauseReason = true, ""
+	return d, d.Validate()
+}
+
+// CheckFuture refuses a single due time that is past: such a definition would never be due, without a word.
+func (d *Document) CheckFuture(now time.Time) error {
+	if d.Trigger.Type != TriggerScheduled {
+		return nil
+	}
+	if at, err := d.Trigger.RunTime(); err == nil && !at.After(now) {
+		return Invalid("trigger_config.run_at", "future", "is past (%s; it is %s): choose a time to come, or run the definition "+
+			"by hand with POST /activity-definitions/{id}/trigger", at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
 // Validate reports every rule that the document breaks, as one InvalidError.
 func (d *Document) Validate() error {
 	var f faults
@@ -184,6 +212,12 @@ func (d *Document) Validate() error {
 	}
 	if len([]rune(d.Description)) > MaxDescription {
 		f.add("description", "max_length", "must be at most %d characters long", MaxDescription)
+	}
+	if d.PauseReason != "" && d.Enabled {
+		f.add("pause_reason", "only_disabled", "belongs to a disabled definition: leave it out, or set enabled to false")
+	}
+	if len([]rune(d.PauseReason)) > MaxPauseReason {
+		f.add("pause_reason", "max_length", "must be at most %d characters long", MaxPauseReason)
 	}
 	if len(d.Labels) > MaxLabels {
 		f.add("labels", "max_items", "has %d labels; at most %d are allowed", len(d.Labels), MaxLabels)

@@ -19,6 +19,11 @@ var (
 	ErrNotStorable = errors.New("value cannot be stored")
 	// ErrOtherWorkflow means that the run is carried out, or was, by another workflow than the one that asks.
 	ErrOtherWorkflow = errors.New("another workflow carries out this run")
+	// ErrNotYet means that a workflow asks to begin the run of a slot that is not due by Postgres' clock; asking again later
+	// helps.
+	ErrNotYet = errors.New("the slot is not due yet")
+	// ErrBackfillActive means that the definition has an active backfill already.
+	ErrBackfillActive = errors.New("a backfill of this definition is active already")
 	// ErrLeaseLost means that a fenced write came after its lease had passed to somebody else; nothing was written.
 	ErrLeaseLost = errors.New("lease was lost")
 )

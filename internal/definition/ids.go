@@ -1,6 +1,7 @@
 package definition
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -102,6 +103,11 @@ func EventKey(eventID string) string {
 // ManualKey is the occurrence key of a request by hand; each request is an occurrence of its own.
 func ManualKey() string {
 	return "manual-" + uuid.NewString()
+}
+
+// RerunKey is the occurrence key of the nth run that makes up for another run, counted from 1.
+func RerunKey(runID string, n int) string {
+	return "rerun-" + runID + "-" + strconv.Itoa(n)
 }
 
 // clip bounds text that is quoted in an error.

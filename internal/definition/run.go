@@ -60,6 +60,7 @@ const (
 	ReasonTaskTimedOut       Reason = "task_timed_out"      // failed: a task used up its timeout
 	ReasonRunTimeout         Reason = "run_timeout"         // timed_out: the definition's timeout passed
 	ReasonCancelRequested    Reason = "cancel_requested"    // canceled: its workflow was canceled
+	ReasonBackfillCanceled   Reason = "backfill_canceled"   // canceled: its backfill was canceled before it began
 	ReasonTerminated         Reason = "terminated"          // canceled: its workflow was terminated from outside
 	ReasonWorkflowEnded      Reason = "workflow_ended"      // failed: its workflow closed without closing the row
 	ReasonStartRefused       Reason = "start_refused"       // failed: Temporal refused the start for good
@@ -77,7 +78,16 @@ const (
 	KindCron   TriggerKind = "cron"
 	KindEvent  TriggerKind = "event"
 	KindManual TriggerKind = "manual"
+	// KindBackfill: a past slot that was asked for by a backfill.
+	KindBackfill TriggerKind = "backfill"
 )
+
+// TriggerKinds lists every kind of occurrence.
+var TriggerKinds = []TriggerKind{KindCron, KindEvent, KindManual, KindBackfill}
+
+// ByHand reports whether a person asked for the run: it runs while the definition is disabled, and waits for a place
+// instead of being skipped.
+func (k TriggerKind) ByHand() bool { return k == KindManual || k == KindBackfill }
 
 // Occurrence is one due moment of one definition, before it is in the ledger.
 type Occurrence struct {
@@ -101,6 +111,7 @@ type Start struct {
 	DefinitionID   string
 	DefinitionName string
 	Key            string
+	Kind           TriggerKind
 	// Timeout is the run's own timeout; the starter adds a backstop to it. Zero when the run may wait in a queue, which has
 	// no bound.
 	Timeout time.Duration
@@ -129,6 +140,9 @@ type Run struct {
 	EventType      string
 	TraceID        string
 	SlotAt         *time.Time // the nominal time of a slot
+	CatchUp        bool       // a late slot that runs after the earlier ones
+	RerunOf        string     // the run that this one makes up for; empty for none
+	BackfillID     string     // the backfill that made it; empty for none
 	AcceptedAt     time.Time
 	StartedAt      *time.Time
 	FinishedAt     *time.Time
@@ -190,6 +204,8 @@ type Admission struct {
 	Document Document
 	// Repeated tells that the answer was given before, so that it is not counted twice.
 	Repeated bool
+	// Wake lists the workflows of queued runs that were marked running because this one was decided not to run.
+	Wake []string
 	// Lag is how long after its due moment the run was decided on: for a slot after its nominal time, otherwise after acceptance.
 	Lag time.Duration
 }

@@ -36,6 +36,8 @@ type SyncItem struct {
 	Attempts int
 	// Definition is the definition to follow; nil when it was deleted, so that its schedule has to go.
 	Definition *Definition
+	// Silent: the schedule has not started its last slots, so it has to be made anew.
+	Silent bool
 	// Unreadable is set when this version cannot read the stored document; Definition then holds no more than its ids.
 	Unreadable error
 }
@@ -54,7 +56,7 @@ type SyncEntry struct {
 	Desired, Observed int
 	SpecHash          string
 	Dirty             bool
-	// Wanted: a cron definition that is not deleted, so that a schedule has to exist.
+	// Wanted: a definition of the clock that is not deleted, so that a schedule has to exist while it has a slot to come.
 	Wanted bool
 }
 
@@ -74,4 +76,5 @@ type ListRuns struct {
 	DefinitionID string
 	Status       RunStatus
 	Kind         TriggerKind
+	BackfillID   string
 }

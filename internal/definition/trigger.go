@@ -18,7 +18,12 @@ const (
 	TriggerCron   TriggerType = "cron"
 	TriggerEvent  TriggerType = "event"
 	TriggerManual TriggerType = "manual"
+	// TriggerScheduled is due once, at run_at: a cron definition with one slot.
+	TriggerScheduled TriggerType = "scheduled"
 )
+
+// TriggerTypes lists every trigger type.
+var TriggerTypes = []TriggerType{TriggerCron, TriggerScheduled, TriggerEvent, TriggerManual}
 
 // Misfire policies: what becomes of a slot that is more than [LateAfter] late.
 const (
@@ -26,9 +31,6 @@ const (
 	MisfireCompress = "compress" // only the newest of the late ones runs
 	MisfireCatchup  = "catchup"  // all run, within the misfire window
 )
-
-// LateAfter is how late a slot may be decided on and still count as on time; the definition's jitter comes on top.
-const LateAfter = 60 * time.Second
 
 // Bounds of a trigger.
 const (
@@ -46,12 +48,17 @@ type Trigger struct {
 
 	// Of cron. The expression means what standard cron means, in the zone (IANA name, default UTC).
 	CronExpression string     `json:"cron_expression,omitempty"`
-	Timezone       string     `json:"timezone,omitempty"`
-	MisfirePolicy  string     `json:"misfire_policy,omitempty"`
-	MisfireWindow  Duration   `json:"misfire_window,omitzero"`
-	Jitter         Duration   `json:"jitter,omitzero"`
 	StartAt        *time.Time `json:"start_at,omitempty"` // no slot before it
 	EndAt          *time.Time `json:"end_at,omitempty"`   // no slot after it
+
+	// Of scheduled: the one slot, an RFC 3339 time, or one without an offset, which the zone then gives.
+	RunAt string `json:"run_at,omitempty"`
+
+	// Of both.
+	Timezone      string   `json:"timezone,omitempty"`
+	MisfirePolicy string   `json:"misfire_policy,omitempty"`
+	MisfireWindow Duration `json:"misfire_window,omitzero"`
+	Jitter        Duration `json:"jitter,omitzero"`
 
 	// Of event. Every pair of the filters must equal the member of the payload with that name, by JSON equality.
 	EventType string                     `json:"event_type,omitempty"`
@@ -61,6 +68,11 @@ type Trigger struct {
 // Schedule parses the cron expression. It fails only for a trigger that did not come through validation.
 func (t *Trigger) Schedule() (*cron.Schedule, error) {
 	return cron.Parse(t.CronExpression, t.Timezone)
+}
+
+// RunTime returns the one slot of a scheduled trigger. It fails only for a trigger that did not come through validation.
+func (t *Trigger) RunTime() (time.Time, error) {
+	return cron.ParseTime(t.RunAt, t.Timezone)
 }
 
 // InWindow reports whether a time lies within StartAt and EndAt, both inclusive.
@@ -100,12 +112,13 @@ func isEventType(s string) bool {
 var fieldsOf = map[TriggerType][]string{
 	TriggerCron: {"cron_expression", "timezone", "misfire_policy", "misfire_window", "jitter", "start_at",
 		"end_at"},
-	TriggerEvent:  {"event_type", "filters"},
-	TriggerManual: {},
+	TriggerScheduled: {"run_at", "timezone", "misfire_policy", "misfire_window", "jitter"},
+	TriggerEvent:     {"event_type", "filters"},
+	TriggerManual:    {},
 }
 
 func (t *Trigger) defaults() {
-	if t.Type != TriggerCron {
+	if !t.FollowsClock() {
 		return
 	}
 	if t.Timezone == "" {
@@ -124,6 +137,7 @@ func (t *Trigger) given() []string {
 		}
 	}
 	add("cron_expression", t.CronExpression != "")
+	add("run_at", t.RunAt != "")
 	add("timezone", t.Timezone != "")
 	add("misfire_policy", t.MisfirePolicy != "")
 	add("misfire_window", t.MisfireWindow != 0)
@@ -140,10 +154,10 @@ func (t *Trigger) check(f *faults) {
 	allowed, known := fieldsOf[t.Type]
 	switch {
 	case t.Type == "":
-		f.add(path+".trigger_type", "required", "is required: one of cron, event, manual")
+		f.add(path+".trigger_type", "required", "is required: one of cron, scheduled, event, manual")
 		return
 	case !known:
-		f.add(path+".trigger_type", "one_of", "%q is not a trigger type: it must be one of cron, event, manual",
+		f.add(path+".trigger_type", "one_of", "%q is not a trigger type: it must be one of cron, scheduled, event, manual",
 			clip(string(t.Type), 60))
 		return
 	}
@@ -155,6 +169,10 @@ func (t *Trigger) check(f *faults) {
 	switch t.Type {
 	case TriggerCron:
 		t.checkCron(path, f)
+		t.checkClock(path, f)
+	case TriggerScheduled:
+		t.checkScheduled(path, f)
+		t.checkClock(path, f)
 	case TriggerEvent:
 		if fault := CheckEventType(t.EventType); fault != "" {
 			f.add(path+".event_type", "event_type", "%s", fault)
@@ -169,20 +187,37 @@ func (t *Trigger) checkCron(path string, f *faults) {
 	if t.CronExpression == "" {
 		f.add(path+".cron_expression", "required", "is required for a cron trigger, as in \"0 9 * * 1-5\"")
 	} else if _, err := t.Schedule(); err != nil {
-		var ce *cron.Error
-		if errors.As(err, &ce) {
-			f.add(path+"."+ce.Field, ce.Rule, "%s", ce.Message)
-		} else {
-			f.add(path+".cron_expression", "syntax", "%s", err)
-		}
+		addCronFault(path, err, f)
 	}
+	if t.StartAt != nil && t.EndAt != nil && t.EndAt.Before(*t.StartAt) {
+		f.add(path+".end_at", "after_start", "must not be before start_at")
+	}
+}
+
+func (t *Trigger) checkScheduled(path string, f *faults) {
+	if t.RunAt == "" {
+		f.add(path+".run_at", "required", "is required for a scheduled trigger, as in \"2026-12-24T18:00:00+01:00\", or "+
+			"\"2026-12-24T18:00\" in the timezone")
+	} else if _, err := t.RunTime(); err != nil {
+		addCronFault(path, err, f)
+	}
+}
+
+func addCronFault(path string, err error, f *faults) {
+	var ce *cron.Error
+	if errors.As(err, &ce) {
+		f.add(path+"."+ce.Field, ce.Rule, "%s", ce.Message)
+	} else {
+		f.add(path, "syntax", "%s", err)
+	}
+}
+
+// checkClock checks what cron and scheduled have in common.
+func (t *Trigger) checkClock(path string, f *faults) {
 	if !slices.Contains([]string{MisfireSkip, MisfireCompress, MisfireCatchup}, t.MisfirePolicy) {
 		f.add(path+".misfire_policy", "one_of", "%q is not a misfire policy: it must be one of skip, compress, catchup",
 			clip(t.MisfirePolicy, 60))
 	}
 	checkDuration(f, path+".jitter", t.Jitter, 0, MaxJitter)
 	checkDuration(f, path+".misfire_window", t.MisfireWindow, 0, MaxMisfireWindow)
-	if t.StartAt != nil && t.EndAt != nil && t.EndAt.Before(*t.StartAt) {
-		f.add(path+".end_at", "after_start", "must not be before start_at")
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,8 @@ type SweepStore interface {
 	ReturnUnstarted(ctx context.Context, runIDs []string, pause time.Duration) error
 	// CloseUnbegun ends a row that is still accepted.
 	CloseUnbegun(ctx context.Context, f definition.Finish) (bool, error)
+	// SlotsRecovered notes that slots of these definitions were started by the sweeper and not by their schedules.
+	SlotsRecovered(ctx context.Context, definitionIDs []string) error
 }
 
 // SweeperOptions are the options of a Sweeper. Every field but Every is required.
@@ -53,8 +56,9 @@ type SweeperOptions struct {
 
 // Sweeper starts what was accepted and not started. Any number may run at once.
 type Sweeper struct {
-	o     SweeperOptions
-	swept *prometheus.CounterVec
+	o         SweeperOptions
+	swept     *prometheus.CounterVec
+	recovered prometheus.Counter
 
 	retentionMu sync.Mutex
 	retention   time.Duration // of the namespace; 0 until read
@@ -87,7 +91,11 @@ func NewSweeper(o SweeperOptions) (*Sweeper, error) {
 	for _, result := range []string{"started", "waiting", "closed", "lost"} {
 		s.swept.WithLabelValues(result)
 	}
-	return s, o.Registerer.Register(s.swept)
+	s.recovered = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "actcore_slots_recovered_total",
+		Help: "Slots that Temporal's schedule had not started in time, and that were started in its place.",
+	})
+	return s, errors.Join(o.Registerer.Register(s.swept), o.Registerer.Register(s.recovered))
 }
 
 // Run sweeps until the context ends.
@@ -114,6 +122,7 @@ func (s *Sweeper) sweep(ctx context.Context) (full bool, err error) {
 	var (
 		mu    sync.Mutex
 		back  []string
+		found []string // definitions whose slots were recovered
 		cause error
 	)
 	group := errgroup.Group{}
@@ -124,8 +133,13 @@ func (s *Sweeper) sweep(ctx context.Context) (full bool, err error) {
 			away := cause != nil
 			mu.Unlock()
 			if !away {
-				err := s.start(ctx, start)
+				started, err := s.start(ctx, start)
 				if err == nil {
+					if started && start.Kind == definition.KindCron {
+						mu.Lock()
+						found = append(found, start.DefinitionID)
+						mu.Unlock()
+					}
 					return nil
 				}
 				mu.Lock()
@@ -139,25 +153,30 @@ func (s *Sweeper) sweep(ctx context.Context) (full bool, err error) {
 		})
 	}
 	_ = group.Wait() // the functions return no errors
+	s.recovered.Add(float64(len(found)))
+	// Also when the context has ended: the rows would otherwise wait out their whole pause.
+	noting, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	if len(found) > 0 {
+		slices.Sort(found) // two sweepers that update the same rows in different orders would deadlock
+		cause = errors.Join(cause, s.o.Store.SlotsRecovered(noting, slices.Compact(found)))
+	}
 	if len(back) > 0 {
-		// Also when the context has ended: the rows would otherwise wait out their whole pause.
-		returning, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
-		defer cancel()
-		cause = errors.Join(cause, s.o.Store.ReturnUnstarted(returning, back, awayPause))
+		cause = errors.Join(cause, s.o.Store.ReturnUnstarted(noting, back, awayPause))
 	}
 	return cause == nil && len(claimed) == sweepBatch, cause
 }
 
-// start does what a claimed row needs. An error is transient.
-func (s *Sweeper) start(ctx context.Context, start definition.Start) error {
+// start does what a claimed row needs, and reports whether its workflow was started by that. An error is transient.
+func (s *Sweeper) start(ctx context.Context, start definition.Start) (started bool, err error) {
 	retention, err := s.readRetention(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	// Temporal forgets closed workflows after the retention, and with them that a workflow id was used. Beyond it a start
 	// could be a second one.
 	if !start.FirstTriedAt.IsZero() && time.Since(start.FirstTriedAt) > retention-min(time.Hour, retention/2) {
-		return s.close(ctx, start, "lost", definition.Finish{
+		return false, s.close(ctx, start, "lost", definition.Finish{
 			Status: definition.RunFailed, Reason: definition.ReasonStartLost,
 			Error: fmt.Sprintf("its workflow could not be started for %s, which is as long as the namespace remembers workflows",
 				time.Since(start.FirstTriedAt).Round(time.Minute)),
@@ -166,10 +185,10 @@ func (s *Sweeper) start(ctx context.Context, start definition.Start) error {
 	err = s.o.Ledger.execute(ctx, start)
 	if err == nil {
 		s.swept.WithLabelValues("started").Inc()
-		return nil
+		return true, nil
 	}
 	if !errors.Is(err, errDuplicate) {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -178,16 +197,16 @@ func (s *Sweeper) start(ctx context.Context, start definition.Start) error {
 	if err != nil {
 		var gone *serviceerror.NotFound
 		if errors.As(err, &gone) {
-			return nil // removed between the two calls; the next sweep starts it
+			return false, nil // removed between the two calls; the next sweep starts it
 		}
-		return fmt.Errorf("describe workflow %s: %w", id, err)
+		return false, fmt.Errorf("describe workflow %s: %w", id, err)
 	}
 	status := described.GetWorkflowExecutionInfo().GetStatus()
 	if status == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING {
 		s.swept.WithLabelValues("waiting").Inc()
-		return nil
+		return false, nil
 	}
-	return s.close(ctx, start, "closed", closedFinish(status, "began"))
+	return false, s.close(ctx, start, "closed", closedFinish(status, "began"))
 }
 
 func (s *Sweeper) close(ctx context.Context, start definition.Start, result string, f definition.Finish) error {

@@ -70,7 +70,8 @@ func (s *Store) beginUnlimited(ctx context.Context, b definition.Begin) (definit
 			                   WHERE d.id = runs.definition_id AND d.deleted_at IS NULL) d ON true),
 		begun AS (
 			UPDATE runs SET status = 'running', started_at = now(), workflow_run_id = $2 FROM r
-			WHERE runs.id = $1 AND runs.status = 'accepted' AND r.live AND (r.enabled OR r.kind = 'manual') AND r.run_limit = 0
+			WHERE runs.id = $1 AND runs.status = 'accepted' AND r.live AND (r.enabled OR r.kind IN ('manual', 'backfill'))
+			  AND r.run_limit = 0 AND NOT r.catch_up
 			RETURNING 1)
 		SELECT r.*, EXISTS (SELECT FROM begun) FROM r`, b.RunID, b.FirstRunID)
 	if err != nil {
@@ -90,11 +91,14 @@ func (s *Store) beginUnlimited(ctx context.Context, b definition.Begin) (definit
 func beginLimited(ctx context.Context, tx pgx.Tx, b definition.Begin) (definition.Admission, error) {
 	var definitionID string
 	var limit int
-	err := tx.QueryRow(ctx, `SELECT definition_id::text, run_limit FROM runs WHERE id = $1`, b.RunID).Scan(&definitionID, &limit)
+	var catchUp bool
+	err := tx.QueryRow(ctx, `SELECT definition_id::text, run_limit, catch_up FROM runs WHERE id = $1`, b.RunID).
+		Scan(&definitionID, &limit, &catchUp)
 	if err != nil {
 		return definition.Admission{}, err
 	}
-	if limit > 0 {
+	inLine := limit > 0 || catchUp
+	if inLine {
 		if err := lockConcurrency(ctx, tx, definitionID); err != nil {
 			return definition.Admission{}, err
 		}
@@ -118,12 +122,12 @@ func beginLimited(ctx context.Context, tx pgx.Tx, b definition.Begin) (definitio
 	}
 	switch {
 	case r.run.Status.Final() && r.run.WorkflowRunID == "":
-		// Decided when the row was made, or given up by the sweeper: this workflow is the first to hear it.
+		// Decided and counted when the row was made, or given up by the sweeper: this workflow is the first to hear it.
 		_, err := tx.Exec(ctx, `UPDATE runs SET workflow_run_id = $2 WHERE id = $1`, b.RunID, b.FirstRunID)
 		if err != nil {
 			return definition.Admission{}, err
 		}
-		return r.admission(false)
+		return r.admission(true)
 	case r.run.Status.Final(), r.run.Status == definition.RunRunning:
 		return r.admission(true)
 	}
@@ -132,22 +136,29 @@ func beginLimited(ctx context.Context, tx pgx.Tx, b definition.Begin) (definitio
 		return r.store(ctx, tx, b, definition.RunFailed, definition.ReasonRevisionUnreadable, err.Error())
 	}
 	load := definition.Load{}
-	if limit > 0 {
+	if inLine {
 		err := tx.QueryRow(ctx, `
-			SELECT count(*) FILTER (WHERE status = 'running'), count(*) FILTER (WHERE status = 'queued' AND seq < $2)
-			FROM runs WHERE definition_id = $1 AND status IN ('running', 'queued')`, definitionID, r.run.Seq).
-			Scan(&load.Running, &load.QueuedBefore)
+			SELECT count(*) FILTER (WHERE status = 'running'), count(*) FILTER (WHERE status = 'queued' AND seq < $2),
+			       (SELECT count(*) FROM runs WHERE $3 AND definition_id = $1 AND catch_up AND slot_at < $4
+			          AND status IN ('accepted', 'queued', 'running'))
+			FROM runs WHERE definition_id = $1 AND status IN ('running', 'queued')`, definitionID, r.run.Seq, catchUp, r.run.SlotAt).
+			Scan(&load.Running, &load.QueuedBefore, &load.CaughtUpBefore)
 		if err != nil {
 			return definition.Admission{}, err
 		}
 	}
 	limits := doc.Limits(r.run.Kind)
 	limits.Limit = limit
-	status, reason := definition.Admit(r.run.Kind, r.live, r.enabled, limits, load)
+	status, reason := definition.Admit(
+		definition.Applicant{Kind: r.run.Kind, CatchUp: catchUp, Live: r.live, Enabled: r.enabled}, limits, load)
 	if status == r.run.Status {
 		return r.admission(true)
 	}
-	return r.store(ctx, tx, b, status, reason, "")
+	adm, err := r.store(ctx, tx, b, status, reason, "")
+	if err == nil && catchUp && status.Final() {
+		adm.Wake, err = admitNext(ctx, tx, definitionID, limit) // it held up the ones behind it
+	}
+	return adm, err
 }
 
 // store writes the decision.
@@ -188,61 +199,6 @@ func (r *beginRow) admission(repeated bool) (definition.Admission, error) {
 	return adm, nil
 }
 
-// acceptSlot makes sure that the slot of a run that Temporal's schedule started has its row, with the verdict on its
-// lateness, and returns the row's id.
-func (s *Store) acceptSlot(ctx context.Context, b definition.Begin) (string, error) {
-	key := definition.CronKey(b.Slot)
-	attempt := "accept slot " + key + " of definition " + b.DefinitionID
-	var id string
-	find := func(q interface {
-		QueryRow(context.Context, string, ...any) pgx.Row
-	}) error {
-		return q.QueryRow(ctx, `SELECT id::text FROM runs WHERE definition_id = $1 AND occurrence_key = $2`,
-			b.DefinitionID, key).Scan(&id)
-	}
-	if err := find(s.pool); err == nil || !errors.Is(err, pgx.ErrNoRows) {
-		return id, translate(attempt, err)
-	}
-	err := s.tx(ctx, attempt, func(tx pgx.Tx) error {
-		// The revision in force at the slot decides whether there was such a slot at all; before the first revision there was
-		// none, and the row then names the first.
-		var slot definition.SlotFacts
-		var name, document string
-		var revision, runLimit int
-		var timeout time.Duration
-		var deleted *time.Time
-		err := tx.QueryRow(ctx, `
-			SELECT d.name, v.revision, v.document::text, v.run_limit, v.run_timeout, v.created_at <= $2, d.enabled, d.deleted_at,
-			       now()
-			FROM definitions d JOIN definition_revisions v ON v.definition_id = d.id
-			WHERE d.id = $1
-			ORDER BY v.created_at <= $2 DESC, CASE WHEN v.created_at <= $2 THEN -v.revision ELSE v.revision END LIMIT 1`,
-			b.DefinitionID, b.Slot).
-			Scan(&name, &revision, &document, &runLimit, &timeout, &slot.InForce, &slot.Enabled, &deleted, &slot.Now)
-		if err != nil {
-			return err
-		}
-		slot.Slot, slot.Deleted = b.Slot, deleted != nil
-		if slot.Document, err = definition.DecodeStored([]byte(document)); err != nil {
-			return err
-		}
-		status, reason := definition.JudgeSlot(slot)
-		id = definition.NewID()
-		tag, err := tx.Exec(ctx, `
-			INSERT INTO runs (id, definition_id, definition_name, revision, kind, occurrence_key, status, reason, slot_at,
-			                  run_limit, run_timeout, workflow_id, start_after, finished_at)
-			VALUES ($1, $2, $3, $4, 'cron', $5, $6, $7, $8, $9, $10, $11, now() + $12, CASE WHEN $13 THEN now() END)
-			ON CONFLICT (definition_id, occurrence_key) DO NOTHING`,
-			id, b.DefinitionID, name, revision, key, status, reason, b.Slot, runLimit, timeout,
-			definition.WorkflowID(b.DefinitionID, key), FirstSweep, status.Final())
-		if err != nil || tag.RowsAffected() == 1 {
-			return err
-		}
-		return find(tx)
-	})
-	return id, err
-}
-
 // FinishRun ends a run. A run that has ended already keeps its outcome, which is then returned as Repeated. For a
 // limited definition the next queued runs are marked running in the same transaction; the caller tells their workflows.
 func (s *Store) FinishRun(ctx context.Context, f definition.Finish) (definition.Finished, error) {
@@ -263,7 +219,7 @@ const setFinished = `UPDATE runs SET status = $2, reason = $3, error = $4, finis
 	WHERE id = $1 AND status IN ('accepted', 'queued', 'running')`
 
 func (s *Store) finishUnlimited(ctx context.Context, f definition.Finish) (definition.Finished, error) {
-	rows, err := s.pool.Query(ctx, setFinished+` AND run_limit = 0 RETURNING `+runColumns, f.RunID, f.Status, f.Reason, f.Error)
+	rows, err := s.pool.Query(ctx, setFinished+` AND run_limit = 0 AND NOT catch_up RETURNING `+runColumns, f.RunID, f.Status, f.Reason, f.Error)
 	if err != nil {
 		return definition.Finished{}, err
 	}
@@ -287,7 +243,7 @@ func finishLimited(ctx context.Context, tx pgx.Tx, f definition.Finish) (definit
 	if err != nil {
 		return definition.Finished{}, err
 	}
-	if limit > 0 {
+	if limit > 0 || run.CatchUp {
 		if err := lockConcurrency(ctx, tx, run.DefinitionID); err != nil {
 			return definition.Finished{}, err
 		}
@@ -301,27 +257,36 @@ func finishLimited(ctx context.Context, tx pgx.Tx, f definition.Finish) (definit
 		run, err = rereadRun(ctx, tx, f.RunID)
 		return definition.Finished{Run: run, Repeated: true}, err
 	}
-	if err != nil || limit == 0 {
+	if err != nil || (limit == 0 && !run.CatchUp) {
 		return definition.Finished{Run: ended}, err
 	}
+	wake, err := admitNext(ctx, tx, run.DefinitionID, limit)
+	return definition.Finished{Run: ended, Wake: wake}, err
+}
+
+// admitNext marks the next queued runs of a definition as running, under the lock of its concurrency row, and returns their
+// workflows. A run that is caught up with comes after all earlier ones, also after one whose workflow has yet to begin.
+func admitNext(ctx context.Context, tx pgx.Tx, definitionID string, limit int) ([]string, error) {
 	// The newest revision's limit decides how many may follow; a raised limit frees several at once.
-	rows, err = tx.Query(ctx, `
+	rows, err := tx.Query(ctx, `
 		WITH room AS (
 			SELECT COALESCE((SELECT v.run_limit FROM definitions d JOIN definition_revisions v
 			                   ON v.definition_id = d.id AND v.revision = d.revision WHERE d.id = $1), $2) AS places,
 			       (SELECT count(*) FROM runs WHERE definition_id = $1 AND status = 'running') AS running),
 		next AS (
-			SELECT id FROM runs WHERE definition_id = $1 AND status = 'queued'
+			SELECT id FROM runs q WHERE definition_id = $1 AND status = 'queued'
+			  AND NOT (catch_up AND EXISTS (
+			      SELECT FROM runs e WHERE e.definition_id = $1 AND e.catch_up AND e.slot_at < q.slot_at
+			        AND e.status IN ('accepted', 'queued', 'running')))
 			ORDER BY seq
 			LIMIT (SELECT CASE WHEN places = 0 THEN 1000 ELSE GREATEST(places - running, 0) END FROM room)
 			FOR UPDATE SKIP LOCKED)
 		UPDATE runs SET status = 'running', started_at = now() FROM next WHERE runs.id = next.id RETURNING workflow_id`,
-		run.DefinitionID, limit)
+		definitionID, limit)
 	if err != nil {
-		return definition.Finished{}, err
+		return nil, err
 	}
-	wake, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	return definition.Finished{Run: ended, Wake: wake}, err
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 func rereadRun(ctx context.Context, tx pgx.Tx, id string) (definition.Run, error) {

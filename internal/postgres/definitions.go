@@ -33,6 +33,9 @@ func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (
 		if err != nil {
 			return err
 		}
+		if err := followDefinition(ctx, tx, id, 1, &doc, nil); err != nil {
+			return err
+		}
 		if err := recordChange(ctx, tx, change{id: id, action: "create", revision: 1, doc: &doc, after: data}); err != nil {
 			return err
 		}
@@ -82,7 +85,9 @@ func (s *Store) UpdateDefinition(
 	ctx context.Context, id string, edit func(definition.Document) (definition.Document, error),
 ) (definition.Stored, error) {
 	var stored definition.Stored
+	var judged []definition.Judged
 	err := s.tx(ctx, "update definition "+id, func(tx pgx.Tx) error {
+		judged = nil
 		now, err := readDefinition(ctx, tx, id, true)
 		if err != nil {
 			return err
@@ -103,6 +108,11 @@ func (s *Store) UpdateDefinition(
 		if err != nil {
 			return err
 		}
+		// What has become due until now is judged by the revision that it became due under.
+		var state *state
+		if state, judged, err = settleFully(ctx, tx, id); err != nil {
+			return err
+		}
 		_, err = tx.Exec(ctx, `
 			UPDATE definitions
 			SET name = $2, revision = revision + 1, enabled = $3, trigger_type = $4, event_type = NULLIF($5, ''),
@@ -113,20 +123,26 @@ func (s *Store) UpdateDefinition(
 		if err != nil {
 			return err
 		}
+		if err := followDefinition(ctx, tx, id, now.Revision+1, &doc, state); err != nil {
+			return err
+		}
 		err = recordChange(ctx, tx, change{id: id, action: "update", revision: now.Revision + 1, doc: &doc,
-			before: before, after: after, hadSchedule: now.Trigger.Type == definition.TriggerCron})
+			before: before, after: after, hadSchedule: now.Trigger.FollowsClock()})
 		if err != nil {
 			return err
 		}
 		stored, err = readDefinition(ctx, tx, id, false)
 		return err
 	})
+	s.tell(judged, err)
 	return stored, err
 }
 
 // DeleteDefinition deletes a live definition; ErrNotFound for others. Its runs, revisions and audit trail stay.
 func (s *Store) DeleteDefinition(ctx context.Context, id string) error {
-	return s.tx(ctx, "delete definition "+id, func(tx pgx.Tx) error {
+	var judged []definition.Judged
+	err := s.tx(ctx, "delete definition "+id, func(tx pgx.Tx) error {
+		judged = nil
 		now, err := readDefinition(ctx, tx, id, true)
 		if err != nil {
 			return err
@@ -135,14 +151,23 @@ func (s *Store) DeleteDefinition(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
+		var state *state
+		if state, judged, err = settleFully(ctx, tx, id); err != nil {
+			return err
+		}
 		_, err = tx.Exec(ctx, `
 			UPDATE definitions SET deleted_at = now(), updated_at = now(), revision = revision + 1 WHERE id = $1`, id)
 		if err != nil {
 			return err
 		}
+		if err := followDefinition(ctx, tx, id, now.Revision+1, nil, state); err != nil {
+			return err
+		}
 		return recordChange(ctx, tx, change{id: id, action: "delete", revision: now.Revision + 1, before: before,
-			hadSchedule: now.Trigger.Type == definition.TriggerCron})
+			hadSchedule: now.Trigger.FollowsClock()})
 	})
+	s.tell(judged, err)
+	return err
 }
 
 // CountDefinitions counts live definitions by trigger type.
@@ -152,8 +177,9 @@ func (s *Store) CountDefinitions(ctx context.Context) (map[definition.TriggerTyp
 	if err != nil {
 		return nil, translate("count definitions", err)
 	}
-	counts := map[definition.TriggerType]int{
-		definition.TriggerCron: 0, definition.TriggerEvent: 0, definition.TriggerManual: 0,
+	counts := map[definition.TriggerType]int{}
+	for _, t := range definition.TriggerTypes {
+		counts[t] = 0
 	}
 	var trigger definition.TriggerType
 	var n int
@@ -184,7 +210,7 @@ func recordChange(ctx context.Context, tx pgx.Tx, c change) error {
 			return err
 		}
 	}
-	if c.hadSchedule || (c.doc != nil && c.doc.Trigger.Type == definition.TriggerCron) {
+	if c.hadSchedule || (c.doc != nil && c.doc.Trigger.FollowsClock()) {
 		_, err := tx.Exec(ctx, `
 			INSERT INTO schedule_sync (definition_id, desired) VALUES ($1, $2)
 			ON CONFLICT (definition_id) DO UPDATE

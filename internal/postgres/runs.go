@@ -141,6 +141,9 @@ func (s *Store) ListRuns(ctx context.Context, q definition.ListRuns) ([]definiti
 	if q.Kind != "" {
 		where("kind = $%d", q.Kind)
 	}
+	if q.BackfillID != "" {
+		where("backfill_id = $%d", q.BackfillID)
+	}
 	args = append(args, q.Limit)
 	fmt.Fprintf(&sql, " ORDER BY seq DESC LIMIT $%d", len(args))
 	rows, err := s.pool.Query(ctx, sql.String(), args...)
@@ -153,13 +156,14 @@ func (s *Store) ListRuns(ctx context.Context, q definition.ListRuns) ([]definiti
 
 // startColumns has no timeout for a limited run: it may wait in its queue for ever.
 const startColumns = `id::text, definition_id::text, definition_name, occurrence_key,
-	CASE WHEN run_limit = 0 THEN run_timeout ELSE interval '0' END, start_attempts, first_tried_at, accepted_at`
+	CASE WHEN run_limit = 0 AND NOT catch_up THEN run_timeout ELSE interval '0' END, start_attempts, first_tried_at, accepted_at,
+	kind`
 
 func scanStart(row pgx.CollectableRow) (definition.Start, error) {
 	var st definition.Start
 	var first *time.Time
 	err := row.Scan(&st.RunID, &st.DefinitionID, &st.DefinitionName, &st.Key, &st.Timeout, &st.Attempts, &first,
-		&st.AcceptedAt)
+		&st.AcceptedAt, &st.Kind)
 	if first != nil {
 		st.FirstTriedAt = *first
 	}
@@ -167,12 +171,13 @@ func scanStart(row pgx.CollectableRow) (definition.Start, error) {
 }
 
 const runColumns = `id::text, seq, definition_id::text, definition_name, revision, kind, occurrence_key, status, reason,
-	error, event_id, event_type, trace_id, slot_at, accepted_at, started_at, finished_at, workflow_id, workflow_run_id`
+	error, event_id, event_type, trace_id, slot_at, catch_up, COALESCE(rerun_of::text, '') AS rerun_of,
+	COALESCE(backfill_id::text, '') AS backfill_id, accepted_at, started_at, finished_at, workflow_id, workflow_run_id`
 
 // runFields returns where the columns of runColumns go.
 func runFields(r *definition.Run) []any {
 	return []any{&r.ID, &r.Seq, &r.DefinitionID, &r.DefinitionName, &r.Revision, &r.Kind, &r.Key, &r.Status, &r.Reason,
-		&r.Error, &r.EventID, &r.EventType, &r.TraceID, &r.SlotAt, &r.AcceptedAt, &r.StartedAt, &r.FinishedAt, &r.WorkflowID,
+		&r.Error, &r.EventID, &r.EventType, &r.TraceID, &r.SlotAt, &r.CatchUp, &r.RerunOf, &r.BackfillID, &r.AcceptedAt, &r.StartedAt, &r.FinishedAt, &r.WorkflowID,
 		&r.WorkflowRunID}
 }
 

@@ -19,7 +19,8 @@ import (
 
 // Store is the whole of what is kept in Postgres. It is safe for concurrent use.
 type Store struct {
-	pool *pgxpool.Pool
+	pool   *pgxpool.Pool
+	judged func([]definition.Judged) // nil: nobody is told
 }
 
 // New makes a Store on a pool, which stays the caller's to close.
@@ -88,7 +89,8 @@ func translate(attempt string, err error) error {
 	switch {
 	case errors.As(err, &invalid),
 		errors.Is(err, definition.ErrNotFound), errors.Is(err, definition.ErrNameTaken),
-		errors.Is(err, definition.ErrLeaseLost), errors.Is(err, definition.ErrOtherWorkflow):
+		errors.Is(err, definition.ErrLeaseLost), errors.Is(err, definition.ErrOtherWorkflow),
+		errors.Is(err, definition.ErrNotYet), errors.Is(err, definition.ErrBackfillActive):
 		return fmt.Errorf("%s: %w", attempt, err)
 	case errors.Is(err, pgx.ErrNoRows):
 		return fmt.Errorf("%s: %w", attempt, definition.ErrNotFound)
@@ -105,6 +107,8 @@ func translate(attempt string, err error) error {
 		switch {
 		case pg.Code == "23505" && pg.ConstraintName == "definitions_name":
 			return fmt.Errorf("%s: %w", attempt, definition.ErrNameTaken)
+		case pg.Code == "23505" && pg.ConstraintName == "backfills_active":
+			return fmt.Errorf("%s: %w", attempt, definition.ErrBackfillActive)
 		case strings.HasPrefix(pg.Code, "22"), strings.HasPrefix(pg.Code, "23"):
 			return fmt.Errorf("%s: %w (SQLSTATE %s)", attempt, definition.ErrNotStorable, pg.Code)
 		case unavailableState(pg.Code):

@@ -9,6 +9,14 @@ import (
 	"github.com/activity-core/activity-core/internal/definition"
 )
 
+const (
+	// silentFor is how long a schedule has to have started nothing, over two slots or more, to be taken for dead: after an
+	// outage of Temporal's it needs some time of its own.
+	silentFor = 2 * time.Minute
+	// remadeAgain keeps a schedule from being made anew over and over: when Temporal is merely slow, that would not help.
+	remadeAgain = time.Hour
+)
+
 // LeaseSync leases up to limit definitions whose schedules are due to be brought up to date, for the time ttl. What
 // another process has leased is passed over. With nothing due it is one indexed statement.
 func (s *Store) LeaseSync(ctx context.Context, ttl time.Duration, limit int) ([]definition.SyncItem, error) {
@@ -38,8 +46,11 @@ func (s *Store) leaseSync(ctx context.Context, which string, ttl time.Duration, 
 			RETURNING definition_id, lease, desired, attempts)
 		SELECT l.definition_id::text, l.lease, l.desired, l.attempts,
 		       d.id IS NOT NULL, COALESCE(d.revision, 0), COALESCE(d.document::text, ''), COALESCE(d.created_at, now()),
-		       COALESCE(d.updated_at, now()), COALESCE(d.enabled_since, now())
-		FROM leased l LEFT JOIN definitions d ON d.id = l.definition_id AND d.deleted_at IS NULL`, ttl, arg)
+		       COALESCE(d.updated_at, now()), COALESCE(d.enabled_since, now()),
+		       COALESCE(c.recovered >= 2 AND c.recovered_since < now() - $3::interval
+		                AND (c.remade_at IS NULL OR c.remade_at < now() - $4::interval), false)
+		FROM leased l LEFT JOIN definitions d ON d.id = l.definition_id AND d.deleted_at IS NULL
+		LEFT JOIN cron_state c ON c.definition_id = l.definition_id`, ttl, arg, silentFor, remadeAgain)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +62,7 @@ func (s *Store) leaseSync(ctx context.Context, which string, ttl time.Duration, 
 			document string
 		)
 		err := row.Scan(&item.DefinitionID, &item.Lease, &item.Desired, &item.Attempts, &live, &d.Revision, &document,
-			&d.CreatedAt, &d.UpdatedAt, &d.EnabledSince)
+			&d.CreatedAt, &d.UpdatedAt, &d.EnabledSince, &item.Silent)
 		if err != nil || !live {
 			return item, err
 		}
@@ -91,14 +102,15 @@ func (s *Store) fenced(ctx context.Context, item definition.SyncItem, set string
 
 // MarkSync asks for a look at the schedules of these definitions as soon as possible.
 func (s *Store) MarkSync(ctx context.Context, definitionIDs []string) error {
-	_, err := s.pool.Exec(ctx, `
-		INSERT INTO schedule_sync (definition_id, desired)
-		SELECT id, COALESCE((SELECT revision FROM definitions d WHERE d.id = o.id), 0) FROM unnest($1::uuid[]) o (id)
-		ON CONFLICT (definition_id) DO UPDATE
-		SET since = CASE WHEN schedule_sync.dirty THEN schedule_sync.since ELSE now() END, dirty = true,
-		    next_attempt_at = now()`, definitionIDs)
+	_, err := s.pool.Exec(ctx, markSync, definitionIDs)
 	return translate("mark schedules", err)
 }
+
+const markSync = `
+	INSERT INTO schedule_sync (definition_id, desired)
+	SELECT id, COALESCE((SELECT revision FROM definitions d WHERE d.id = o.id), 0) FROM unnest($1::uuid[]) o (id)
+	ON CONFLICT (definition_id) DO UPDATE
+	SET since = CASE WHEN schedule_sync.dirty THEN schedule_sync.since ELSE now() END, dirty = true, next_attempt_at = now()`
 
 // SyncSnapshot returns a page of the table of schedules by definition id, after the given one; "" for the first page.
 func (s *Store) SyncSnapshot(ctx context.Context, afterID string, limit int) ([]definition.SyncEntry, error) {
@@ -107,7 +119,7 @@ func (s *Store) SyncSnapshot(ctx context.Context, afterID string, limit int) ([]
 	}
 	rows, err := s.pool.Query(ctx, `
 		SELECT s.definition_id::text, s.desired, s.observed, s.spec_hash, s.dirty,
-		       COALESCE(d.trigger_type = 'cron' AND d.deleted_at IS NULL, false)
+		       COALESCE(d.trigger_type IN ('cron', 'scheduled') AND d.deleted_at IS NULL, false)
 		FROM schedule_sync s LEFT JOIN definitions d ON d.id = s.definition_id
 		WHERE s.definition_id > $1 ORDER BY s.definition_id LIMIT $2`, afterID, limit)
 	if err != nil {

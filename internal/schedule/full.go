@@ -77,6 +77,9 @@ func (res *Result) counter(o Outcome) *int {
 func (r *Reconciler) SyncAll(ctx context.Context, dryRun bool) (Result, error) {
 	res := Result{Failures: []Failure{}}
 	n, err := r.nominate(ctx, nil)
+	if err == nil && n.suspects > 0 {
+		n, err = r.nominate(ctx, nil) // what is an orphan at the second sight too is one
+	}
 	if err != nil {
 		return res, err
 	}
@@ -187,6 +190,7 @@ func (r *Reconciler) inTurn(ctx context.Context, c candidate) (Change, error) {
 type nomination struct {
 	candidates []candidate // by definition id
 	unchanged  int         // schedules that are wanted and look right
+	suspects   int         // schedules that look like orphans for the first time; they are not candidates yet
 }
 
 // candidate is a definition whose schedule has to be described.
@@ -225,6 +229,10 @@ func (r *Reconciler) nominate(ctx context.Context, p *patrol) (nomination, error
 
 	seen := make([]bool, len(entries))
 	var n nomination
+	unknown := map[string]bool{}
+	r.suspectsMu.Lock()
+	suspects := r.suspects
+	r.suspectsMu.Unlock()
 	now := time.Now()
 	err = r.list(ctx, at, func(e *client.ScheduleListEntry) {
 		id, ours := definition.ScheduleDefinitionID(e.ID)
@@ -241,8 +249,15 @@ func (r *Reconciler) nominate(ctx context.Context, p *patrol) (nomination, error
 			seen[i] = true
 		}
 		switch {
-		case !known:
+		case !known && suspects[id] && !unknown[id]:
 			n.candidates = append(n.candidates, candidate{id: id, unknown: true})
+			unknown[id] = true
+		case !known:
+			// The table was read before the list: a definition may have come between the two.
+			if !unknown[id] {
+				n.suspects++
+			}
+			unknown[id] = true
 		case !entries[i].Wanted || entries[i].Dirty || p.picks(i) || !looksRight(e, entries[i], at, now):
 			n.candidates = append(n.candidates, candidate{id: id, dirty: entries[i].Dirty})
 		default:
@@ -262,6 +277,9 @@ func (r *Reconciler) nominate(ctx context.Context, p *patrol) (nomination, error
 		}
 	}
 	slices.SortFunc(n.candidates, func(a, b candidate) int { return strings.Compare(a.id, b.id) })
+	r.suspectsMu.Lock()
+	r.suspects = unknown
+	r.suspectsMu.Unlock()
 	p.next()
 	return n, nil
 }

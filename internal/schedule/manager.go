@@ -14,6 +14,7 @@ import (
 
 	"github.com/activity-core/activity-core/internal/cron"
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/failpoint"
 )
 
 const (
@@ -48,8 +49,25 @@ func (m manager) look(ctx context.Context, definitionID string, want *Spec) (Cha
 	if err != nil {
 		return Change{}, fmt.Errorf("describe schedule: %w", err)
 	}
+	failpoint.Hit("sync-described")
 	have := found(d)
 	return Plan(m.installation, want, &have)
+}
+
+// remake makes the schedule of a definition anew, one that looks right but starts nothing.
+func (m manager) remake(ctx context.Context, definitionID string, want *Spec) (Change, error) {
+	plan, err := m.look(ctx, definitionID, want)
+	if err != nil {
+		return Change{}, err
+	}
+	if plan.Op != OpCreate {
+		if _, err := m.apply(ctx, definitionID, OpDelete, nil); err != nil {
+			return Change{}, err
+		}
+	}
+	change, err := m.reach(ctx, definitionID, want, true)
+	change.Reasons = []string{"did not start its last slots"}
+	return change, err
 }
 
 // reach makes the schedule of a definition as wanted and returns the change that this took, once it has been seen to
@@ -83,6 +101,7 @@ func (m manager) reach(ctx context.Context, definitionID string, want *Spec, abs
 		if err != nil {
 			return made, err
 		}
+		failpoint.Hit("sync-written")
 		if acted && made.Op == OpNone {
 			made = plan
 		}

@@ -30,7 +30,7 @@ const (
 
 	// specVersion is raised when the same definition has to have another schedule than before, so that the first full
 	// reconcile of the new version looks at all of them.
-	specVersion = "1"
+	specVersion = "2"
 
 	// hashAbsent stands in the table of schedules for the hash of a definition that rightly has no schedule.
 	hashAbsent = "absent"
@@ -85,20 +85,19 @@ type Found struct {
 // deleted (nil), not a cron definition, or has no slot to come. It fails only for a stored expression or time zone that
 // this process cannot read.
 func Want(def *definition.Definition, at Place, now time.Time) (*Spec, error) {
-	if def == nil || def.Trigger.Type != definition.TriggerCron {
+	if def == nil || !def.Trigger.FollowsClock() {
 		return nil, nil
 	}
 	t := &def.Trigger
-	sched, err := t.Schedule()
+	slots, err := t.Slots()
 	if err != nil {
 		return nil, fmt.Errorf("definition %s revision %d: %w", def.ID, def.Revision, err)
 	}
-	if !hasSlotToCome(t, sched, now) {
+	// A slot counts as to come for as long as Temporal may still start it.
+	if _, ok := slots.Next(now.Add(-CatchupWindow - time.Duration(t.Jitter))); !ok {
 		return nil, nil
 	}
 	s := &Spec{
-		Calendars:      sched.Calendars(),
-		Zone:           sched.Zone(),
 		Jitter:         time.Duration(t.Jitter),
 		Overlap:        Overlap,
 		CatchupWindow:  CatchupWindow,
@@ -110,15 +109,14 @@ func Want(def *definition.Definition, at Place, now time.Time) (*Spec, error) {
 		DefinitionID:   def.ID,
 		DefinitionName: def.Name,
 	}
-	s.Every, _ = sched.Every()
-	if t.StartAt != nil {
-		s.StartAt = t.StartAt.UTC()
-	}
-	if t.EndAt != nil {
-		s.EndAt = t.EndAt.UTC()
+	if err := s.times(t); err != nil {
+		return nil, fmt.Errorf("definition %s revision %d: %w", def.ID, def.Revision, err)
 	}
 	if !def.Enabled {
 		s.Paused, s.Note = true, NotePaused
+		if def.PauseReason != "" {
+			s.Note += ": " + def.PauseReason
+		}
 	}
 	if limit := def.Backstop(definition.KindCron); limit > 0 {
 		s.RunTimeout = limit + BackstopMargin
@@ -127,17 +125,31 @@ func Want(def *definition.Definition, at Place, now time.Time) (*Spec, error) {
 	return s, nil
 }
 
-// hasSlotToCome counts a slot as to come for as long as Temporal may still start it.
-func hasSlotToCome(t *definition.Trigger, sched *cron.Schedule, now time.Time) bool {
-	if t.EndAt == nil {
-		return true // an expression that never fires is refused when it is stored
+// times fills in when the schedule acts.
+func (s *Spec) times(t *definition.Trigger) error {
+	if t.Type == definition.TriggerScheduled {
+		at, err := t.RunTime()
+		if err != nil {
+			return err
+		}
+		// The one instant that is both the first and the last, in a zone whose clocks do not change.
+		s.Zone, s.StartAt, s.EndAt = "UTC", at, at
+		s.Calendars = []cron.Calendar{cron.At(at)}
+		return nil
 	}
-	from := now.Add(-CatchupWindow - time.Duration(t.Jitter))
-	if t.StartAt != nil && t.StartAt.After(from) {
-		from = t.StartAt.Add(-time.Nanosecond) // Next is strictly after
+	sched, err := t.Schedule()
+	if err != nil {
+		return err
 	}
-	slot, ok := sched.Next(from)
-	return ok && t.InWindow(slot)
+	s.Calendars, s.Zone = sched.Calendars(), sched.Zone()
+	s.Every, _ = sched.Every()
+	if t.StartAt != nil {
+		s.StartAt = t.StartAt.UTC()
+	}
+	if t.EndAt != nil {
+		s.EndAt = t.EndAt.UTC()
+	}
+	return nil
 }
 
 // Mark is the value of the search attribute ActivitySpecHash: about 80 characters, where 255 are allowed.

@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/failpoint"
 )
 
 const (
@@ -70,6 +71,8 @@ type Table interface {
 	MarkSync(ctx context.Context, definitionIDs []string) error
 	// GetDefinition returns a definition with the state of its schedule; definition.ErrNotFound when it is deleted.
 	GetDefinition(ctx context.Context, id string) (definition.Stored, error)
+	// ScheduleRemade notes that a schedule that had started nothing was made anew.
+	ScheduleRemade(ctx context.Context, definitionID string) error
 	// InstallationID returns the id that the database gave itself.
 	InstallationID(ctx context.Context) (string, error)
 }
@@ -106,6 +109,9 @@ type Reconciler struct {
 	registerer prometheus.Registerer
 	synced     *prometheus.CounterVec
 	dirty      prometheus.Gauge
+
+	suspectsMu sync.Mutex
+	suspects   map[string]bool // schedules that the last comparison took for orphans
 
 	installation atomic.Pointer[string] // nil until it was read
 	away         atomic.Bool            // Temporal did not answer the last call
@@ -322,7 +328,9 @@ func (r *Reconciler) mark(ctx context.Context, ids []string) error {
 // on to its end although the context is canceled: the lease must not outlive its owner.
 func (r *Reconciler) carryOut(ctx context.Context, item definition.SyncItem, within time.Duration, absent bool) (Change, error) {
 	ctx = context.WithoutCancel(ctx)
+	failpoint.Hit("sync-leased")
 	change, hash, err := r.bring(ctx, item, within, absent)
+	failpoint.Hit("sync-read-back")
 	outcome := change.Outcome()
 	if err != nil {
 		outcome = Failed
@@ -348,6 +356,7 @@ func (r *Reconciler) carryOut(ctx context.Context, item definition.SyncItem, wit
 		}
 		log.Warn("schedule is up to date but that was not recorded; it will be looked at again", "error", err)
 	}
+	failpoint.Hit("sync-settled")
 	r.synced.WithLabelValues(string(outcome)).Inc()
 	if err == nil && change.Op != OpNone {
 		log.Info("schedule brought up to date", "change", outcome, "reasons", change.Reasons)
@@ -370,7 +379,14 @@ func (r *Reconciler) bring(ctx context.Context, item definition.SyncItem, within
 	if err != nil {
 		return Change{}, "", err
 	}
-	change, err := r.manager(at).reach(ctx, item.DefinitionID, want, absent)
+	var change Change
+	if item.Silent && want != nil && !want.Paused {
+		if change, err = r.manager(at).remake(ctx, item.DefinitionID, want); err == nil {
+			err = r.store.ScheduleRemade(ctx, item.DefinitionID)
+		}
+	} else {
+		change, err = r.manager(at).reach(ctx, item.DefinitionID, want, absent)
+	}
 	if isOutage(err) {
 		err = fmt.Errorf("temporal does not answer: %w", err)
 	}
