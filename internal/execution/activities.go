@@ -53,6 +53,8 @@ type begun struct {
 	Reason  definition.Reason    `json:"reason,omitempty"`
 	Timeout time.Duration        `json:"timeout,omitempty"`
 	Tasks   []step               `json:"tasks,omitempty"`
+	// Wake lists the workflows that may run because this one does not.
+	Wake []string `json:"wake,omitempty"`
 }
 
 // step is what the workflow needs to know of a task.
@@ -126,7 +128,7 @@ func (a *activities) beginRun(ctx context.Context, in beginInput) (begun, error)
 			a.ended(&adm.Run)
 		}
 	}
-	b := begun{RunID: adm.Run.ID, Status: adm.Run.Status, Reason: adm.Run.Reason}
+	b := begun{RunID: adm.Run.ID, Status: adm.Run.Status, Reason: adm.Run.Reason, Wake: adm.Wake}
 	if b.Status != definition.RunRunning {
 		return b, nil
 	}

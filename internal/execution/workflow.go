@@ -76,6 +76,7 @@ func (w *workflows) run(ctx workflow.Context, in definition.RunInput) (Result, e
 		}
 	}
 	if b.Status.Final() {
+		wake(ledger, b.Wake)
 		return Result{RunID: b.RunID, Status: b.Status, Reason: b.Reason}, nil
 	}
 

@@ -65,6 +65,15 @@ func (s *Store) CreateBackfill(ctx context.Context, req definition.BackfillReque
 		if dryRun {
 			return errDryRun
 		}
+		var active bool
+		err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM backfills WHERE definition_id = $1 AND status = 'active')`, stored.ID).
+			Scan(&active)
+		if err == nil && active {
+			err = definition.ErrBackfillActive
+		}
+		if err != nil {
+			return err
+		}
 		return writeBackfill(ctx, tx, &b, &stored.Document, wanted)
 	})
 	if errors.Is(err, errDryRun) {

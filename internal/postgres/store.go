@@ -107,8 +107,6 @@ func translate(attempt string, err error) error {
 		switch {
 		case pg.Code == "23505" && pg.ConstraintName == "definitions_name":
 			return fmt.Errorf("%s: %w", attempt, definition.ErrNameTaken)
-		case pg.Code == "23505" && pg.ConstraintName == "backfills_active":
-			return fmt.Errorf("%s: %w", attempt, definition.ErrBackfillActive)
 		case strings.HasPrefix(pg.Code, "22"), strings.HasPrefix(pg.Code, "23"):
 			return fmt.Errorf("%s: %w (SQLSTATE %s)", attempt, definition.ErrNotStorable, pg.Code)
 		case unavailableState(pg.Code):

@@ -460,54 +460,6 @@ func TestConcurrencyQueues(t *testing.T) {
 	}
 }
 
-func TestSlotRows(t *testing.T) {
-	t.Parallel()
-	s, ctx := newStore(t), t.Context()
-	d := create(t, s, everyMinute)
-	if d.Sync.State != definition.SyncPending || d.Sync.Desired != 1 {
-		t.Errorf("sync of a new cron definition = %+v, want pending 1", d.Sync)
-	}
-	var now time.Time
-	if err := s.pool.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
-		t.Fatal(err)
-	}
-	slotRun := func(slot time.Time) definition.Begin {
-		return definition.Begin{DefinitionID: d.ID, Slot: slot,
-			WorkflowID: definition.WorkflowID(d.ID, definition.CronKey(slot)), FirstRunID: "wf-" + definition.CronKey(slot)}
-	}
-	if _, err := s.pool.Exec(ctx, `UPDATE definition_revisions SET created_at = now() - interval '1 day'`); err != nil {
-		t.Fatal(err)
-	}
-	slot := now.UTC().Truncate(time.Minute)
-	adm := begin(t, s, slotRun(slot))
-	if adm.Run.Status != definition.RunRunning || adm.Run.Key != definition.CronKey(slot) || !adm.Run.SlotAt.Equal(slot) {
-		t.Fatalf("on-time slot: %+v", adm.Run)
-	}
-	if again := begin(t, s, slotRun(slot)); again.Run.ID != adm.Run.ID || !again.Repeated {
-		t.Errorf("the same slot again: %+v", again.Run)
-	}
-	late := begin(t, s, slotRun(slot.Add(-10*time.Minute)))
-	if late.Run.Status != definition.RunMissed || late.Run.Reason != definition.ReasonMisfireWindow || late.Repeated {
-		t.Errorf("late slot: %s %s repeated %v", late.Run.Status, late.Run.Reason, late.Repeated)
-	}
-	if late = begin(t, s, slotRun(slot.Add(-10*time.Minute))); !late.Repeated {
-		t.Error("a late slot asked again is not repeated")
-	}
-	ghost := begin(t, s, slotRun(slot.Add(time.Second)))
-	if ghost.Run.Status != definition.RunSkipped || ghost.Run.Reason != definition.ReasonNotDue {
-		t.Errorf("ghost slot: %s %s, want skipped not_due", ghost.Run.Status, ghost.Run.Reason)
-	}
-	before := begin(t, s, slotRun(slot.Add(-48*time.Hour)))
-	if before.Run.Status != definition.RunSkipped || before.Run.Reason != definition.ReasonNotDue {
-		t.Errorf("slot before the definition: %s %s, want skipped not_due", before.Run.Status, before.Run.Reason)
-	}
-	unknown := slotRun(slot)
-	unknown.DefinitionID = definition.NewID()
-	if _, err := s.BeginRun(ctx, unknown); !errors.Is(err, definition.ErrNotFound) {
-		t.Errorf("slot of an unknown definition: %v, want ErrNotFound", err)
-	}
-}
-
 func TestSyncLeases(t *testing.T) {
 	t.Parallel()
 	s, ctx := newStore(t), t.Context()
