@@ -36,6 +36,8 @@ type options struct {
 	runs      int
 	idle      int
 	idleFor   int
+	schedules int
+	herd      int
 	only      string
 	out       string
 }
@@ -58,7 +60,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.IntVar(&o.runs, "runs", 600, "runs completed in a round")
 	flags.IntVar(&o.idle, "idle-definitions", 10_000, "definitions of the idle system")
 	flags.IntVar(&o.idleFor, "idle-seconds", 60, "how long the idle system is watched")
-	flags.StringVar(&o.only, "only", "", "measure only what has this in its name: starts, unmatched, runs, idle")
+	flags.IntVar(&o.schedules, "schedules", 10_000, "cron definitions whose schedules are brought in line")
+	flags.IntVar(&o.herd, "herd", 10_000, "definitions that are due in the same minute")
+	flags.StringVar(&o.only, "only", "", "measure only what has this in its name: starts, unmatched, runs, idle, schedules, herd")
 	flags.StringVar(&o.out, "out", filepath.Join(".bench", "results.json"), "where the results are written")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -72,7 +76,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	for _, m := range []struct {
 		name    string
 		measure func(context.Context, *bench, options) ([]figure, error)
-	}{{"starts", measureStarts}, {"unmatched", measureUnmatched}, {"runs", measureRuns}, {"idle", measureIdle}} {
+	}{{"starts", measureStarts}, {"unmatched", measureUnmatched}, {"runs", measureRuns}, {"idle", measureIdle},
+		{"schedules", measureSchedules}, {"herd", measureHerd}} {
 		if !strings.Contains(m.name, o.only) {
 			continue
 		}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/activity-core/activity-core/internal/postgres"
+	"github.com/activity-core/activity-core/internal/schedule"
 	"github.com/activity-core/activity-core/internal/testenv"
 )
 
@@ -85,6 +86,7 @@ type system struct {
 	pool     *pgxpool.Pool
 	store    *postgres.Store
 	procs    []*process
+	syncer   *schedule.Reconciler // made when it is used
 }
 
 func (b *bench) newSystem(ctx context.Context) (*system, error) {

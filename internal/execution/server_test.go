@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	commonpb "go.temporal.io/api/common/v1"
@@ -32,6 +34,7 @@ import (
 
 // rig is a worker on real servers, with a database and task queues of its own.
 type rig struct {
+	pool     *pgxpool.Pool
 	t        *testing.T
 	store    *postgres.Store
 	temporal client.Client
@@ -94,7 +97,8 @@ func newRig(t *testing.T) *rig {
 // newIdleRig makes a rig without a worker.
 func newIdleRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, store: postgres.New(testenv.Pool(t)), temporal: testenv.Temporal(t), names: testenv.Names(t),
+	pool := testenv.Pool(t)
+	r := &rig{t: t, pool: pool, store: postgres.New(pool), temporal: testenv.Temporal(t), names: testenv.Names(t),
 		registry: prometheus.NewRegistry()}
 	var err error
 	if r.js, err = jetstream.New(testenv.NATS(t)); err != nil {
@@ -634,6 +638,90 @@ func TestServerSlot(t *testing.T) {
 	if n := r.series("actcore_schedule_lag_seconds"); n != 1 {
 		t.Errorf("%d series of the lag", n)
 	}
+}
+
+// lateSlots makes a definition with slots that are caught up with, and returns their runs in slot order.
+func (r *rig) lateSlots(n int) (definition.Stored, []definition.Run) {
+	r.t.Helper()
+	doc, err := definition.ParseDocument([]byte(`{"name": "late-` + uuid.NewString() + `", "trigger_config": {"trigger_type": "cron",
+		"cron_expression": "* * * * *", "misfire_policy": "catchup"}, "concurrency": {"limit": 0}, ` + oneLog + `}`))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	d, err := r.store.CreateDefinition(r.t.Context(), doc)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_, err = r.pool.Exec(r.t.Context(), `UPDATE cron_state SET cursor = cursor - $2::interval, next_slot_at = now() - interval '1 s'
+		WHERE definition_id = $1`, d.ID, time.Duration(n)*time.Minute)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.store.SettleDue(r.t.Context(), 10); err != nil {
+		r.t.Fatal(err)
+	}
+	runs, err := r.store.ListRuns(r.t.Context(), definition.ListRuns{DefinitionID: d.ID, Limit: 100})
+	if err != nil || len(runs) < n {
+		r.t.Fatalf("%d late slots, %v", len(runs), err)
+	}
+	slices.Reverse(runs)
+	return d, runs
+}
+
+func (r *rig) startRun(run definition.Run) {
+	r.t.Helper()
+	err := r.ledger.Start(r.t.Context(), definition.Start{RunID: run.ID, DefinitionID: run.DefinitionID,
+		DefinitionName: run.DefinitionName, Key: run.Key})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// Late slots run in their order although their workflows begin in another, and none waits for the timer.
+func TestServerCatchUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	_, runs := r.lateSlots(3)
+	for _, run := range slices.Backward(runs[1:]) {
+		r.startRun(run)
+		r.await(run.ID, "queued", func(run definition.Run) bool { return run.Status == definition.RunQueued })
+	}
+	began := time.Now()
+	r.startRun(runs[0])
+	var last time.Time
+	for _, run := range runs {
+		run = r.awaitEnd(run.ID)
+		wantStatus(t, run, definition.RunSucceeded, "")
+		if run.StartedAt.Before(last) {
+			t.Errorf("slot %s began at %s, before the one before it ended at %s", run.SlotAt, run.StartedAt, last)
+		}
+		last = *run.FinishedAt
+	}
+	if took := time.Since(began); took > 45*time.Second {
+		t.Errorf("the line took %s", took)
+	}
+	record(t, "caught_up", r.history(runs[1].WorkflowID))
+}
+
+// A late slot that is decided not to run tells the one behind it.
+func TestServerCatchUpSkips(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	d, runs := r.lateSlots(2)
+	r.startRun(runs[1])
+	r.await(runs[1].ID, "queued", func(run definition.Run) bool { return run.Status == definition.RunQueued })
+	_, err := r.store.UpdateDefinition(t.Context(), d.ID, func(d definition.Document) (definition.Document, error) { return d.Pause("") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	r.startRun(runs[0])
+	wantStatus(t, r.awaitEnd(runs[0].ID), definition.RunSkipped, definition.ReasonDefinitionOff)
+	wantStatus(t, r.awaitEnd(runs[1].ID), definition.RunSucceeded, "")
+	if took := time.Since(began); took > 45*time.Second {
+		t.Errorf("the next one began after %s", took)
+	}
+	record(t, "skipped_wakes", r.history(runs[0].WorkflowID))
 }
 
 // A second start of an occurrence whose row another workflow carries out does nothing.

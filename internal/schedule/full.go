@@ -90,6 +90,28 @@ func (r *Reconciler) SyncAll(ctx context.Context, dryRun bool) (Result, error) {
 			return res, err
 		}
 	}
+	// What Temporal was too busy for is tried once more, after everything else.
+	again := r.attendAll(ctx, n.candidates, dryRun, &res)
+	if len(again) > 0 && len(again) < max(len(n.candidates)/2, parallel) && ctx.Err() == nil {
+		res.Failed -= len(again)
+		res.Failures = slices.DeleteFunc(res.Failures, func(f Failure) bool {
+			return slices.ContainsFunc(again, func(c candidate) bool { return c.id == f.DefinitionID })
+		})
+		for i := range again {
+			again[i].absent = false // it may have been made although nobody was told
+		}
+		r.attendAll(ctx, again, dryRun, &res)
+	}
+	slices.SortFunc(res.Failures, func(a, b Failure) int { return strings.Compare(a.DefinitionID, b.DefinitionID) })
+	if err := ctx.Err(); err != nil {
+		return res, fmt.Errorf("sync all schedules: %w", context.Cause(ctx))
+	}
+	return res, nil
+}
+
+// attendAll decides about candidates, several at a time, adds what came of them to the result, and returns those that Temporal
+// did not answer for.
+func (r *Reconciler) attendAll(ctx context.Context, candidates []candidate, dryRun bool, res *Result) (away []candidate) {
 	var (
 		mu    sync.Mutex
 		wg    sync.WaitGroup
@@ -104,11 +126,14 @@ func (r *Reconciler) SyncAll(ctx context.Context, dryRun bool) (Result, error) {
 				if err != nil {
 					res.Failures = append(res.Failures, Failure{DefinitionID: c.id, Error: err.Error()})
 				}
+				if isOutage(err) {
+					away = append(away, c)
+				}
 				mu.Unlock()
 			}
 		})
 	}
-	for _, c := range n.candidates {
+	for _, c := range candidates {
 		select {
 		case queue <- c:
 			continue
@@ -118,11 +143,7 @@ func (r *Reconciler) SyncAll(ctx context.Context, dryRun bool) (Result, error) {
 	}
 	close(queue)
 	wg.Wait()
-	slices.SortFunc(res.Failures, func(a, b Failure) int { return strings.Compare(a.DefinitionID, b.DefinitionID) })
-	if err := ctx.Err(); err != nil {
-		return res, fmt.Errorf("sync all schedules: %w", context.Cause(ctx))
-	}
-	return res, nil
+	return away
 }
 
 // attend decides about one candidate from its description, and does it unless this is a dry run.
