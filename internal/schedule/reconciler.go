@@ -166,10 +166,14 @@ func (r *Reconciler) SyncNow(ctx context.Context, definitionID string) (definiti
 	deadline := time.Now().Add(answerTime)
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	pending := definition.SyncStatus{State: definition.SyncPending}
 	for pause := firstLook; ; pause = min(2*pause, lastLook) {
 		item, ok, err := r.store.LeaseSyncOf(ctx, definitionID, leaseTime)
+		if err != nil && pause > firstLook && ctx.Err() != nil {
+			return pending, nil // the time was over in the midst of a question
+		}
 		if err != nil {
-			return definition.SyncStatus{State: definition.SyncPending}, err
+			return pending, err
 		}
 		if ok {
 			// What is left of the time, less what it takes to store the result.
@@ -181,11 +185,14 @@ func (r *Reconciler) SyncNow(ctx context.Context, definitionID string) (definiti
 		case err == nil && stored.Sync.State != definition.SyncPending && stored.Sync.State != definition.SyncError:
 			return stored.Sync, nil // somebody else did it, or there is nothing to do
 		case err != nil && !errors.Is(err, definition.ErrNotFound):
-			return definition.SyncStatus{State: definition.SyncPending}, err
+			if ctx.Err() != nil {
+				return pending, nil
+			}
+			return pending, err
 		}
+		pending = stored.Sync
+		pending.State = definition.SyncPending
 		if sleep(ctx, pause) != nil {
-			pending := stored.Sync
-			pending.State = definition.SyncPending
 			return pending, nil
 		}
 	}
