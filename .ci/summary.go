@@ -96,11 +96,17 @@ func (s *summary) line(line string) {
 			}
 			return
 		}
+		if strings.HasPrefix(e.Output, seedPrefix) {
+			fmt.Fprint(s.out, e.Output)
+		}
 		s.output[name] = append(s.output[name], e.Output)
 	case "pass", "skip", "fail":
 		s.end(name, e.Action)
 	}
 }
+
+// seedPrefix begins the line that is shown of a test that passed: what the outside oracle compared, and by which seed.
+const seedPrefix = "oracle: seed "
 
 // isChatter tells the lines that go test leaves out without -v.
 func isChatter(output string) bool {

@@ -334,7 +334,7 @@ feed:
 		fmt.Fprintf(&lines, "\n%8d %s", explained[fault], fault)
 	}
 	t.Logf("differences explained:%s", lines.String())
-	// On standard output too, because a log is shown with -v or a failure alone.
+	// A line to look for in the output of -v or -json, which has it whether or not the test fails.
 	fmt.Printf("oracle: seed %d: %d comparisons, %d of them over a change of the clocks; %d slots; "+
 		"%d differences explained; %d comparisons failed; %s\n",
 		seed, asked, changing, slots, total, bad, time.Since(began).Round(100*time.Millisecond))
