@@ -60,12 +60,24 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A few that exist already, to be changed while the others are made.
+	var old []string
+	for i := range 20 {
+		d, err := s.create(ctx, fmt.Sprintf(`{"name": "old-%d", "trigger_config": {"trigger_type": "cron", "cron_expression": "0 0 1 1 *"}}`, i))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := s.change(ctx, d.ID); err != nil {
+			return nil, err
+		}
+		old = append(old, d.ID)
+	}
 	// Half of the bare loop before ours and half after, for the servers slow down as they fill.
 	bare, err := s.b.createBare(ctx, n/2)
 	if err != nil {
 		return nil, err
 	}
-	cold, rss, during, err := s.coldSync(ctx, ids)
+	cold, rss, during, err := s.coldSync(ctx, old)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +101,7 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 	// The list of schedules lags a little behind the schedules: the first look may find things to describe.
 	if err := wait(ctx, 2*time.Minute, func() (bool, error) {
 		result, err := r.SyncAll(ctx, false)
-		return result.Unchanged == n && calls.take()["DescribeSchedule"] == 0, err
+		return result.Unchanged == n+len(old) && calls.take()["DescribeSchedule"] == 0, err
 	}); err != nil {
 		return nil, fmt.Errorf("wait for nothing to do: %w", err)
 	}
@@ -101,7 +113,7 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 		var changes sync.WaitGroup
 		changes.Go(func() {
 			for i := 0; ; i++ {
-				took, err := s.change(ctx, ids[i])
+				took, err := s.change(ctx, ids[i%len(ids)])
 				if err == nil {
 					meanwhile = append(meanwhile, took)
 				}
@@ -123,7 +135,7 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 		began := time.Now()
 		result, err := r.SyncAll(ctx, false)
 		quiet, seen = time.Since(began), calls.take()
-		return result.Unchanged == n && seen["DescribeSchedule"] == 0, err
+		return result.Unchanged == n+len(old) && seen["DescribeSchedule"] == 0, err
 	}); err != nil {
 		return nil, fmt.Errorf("wait for nothing to do: %w", err)
 	}
@@ -152,9 +164,10 @@ func (s *system) reconciler(c client.Client) (*schedule.Reconciler, error) {
 	})
 }
 
-// coldSync runs the command over definitions that have no schedules yet, and changes one of them now and then meanwhile, the
-// way the API does. It returns the command's time and its greatest memory in KiB, and how long the changes took.
-func (s *system) coldSync(ctx context.Context, ids []string) (time.Duration, int64, []time.Duration, error) {
+// coldSync runs the command over definitions that have no schedules yet, and changes old ones meanwhile, the way the API does.
+// It returns the command's time and its greatest memory in KiB, and how long the changes took. They wait for Temporal's own
+// scheduler, which is behind by then: it accepts schedules faster than it begins them.
+func (s *system) coldSync(ctx context.Context, old []string) (time.Duration, int64, []time.Duration, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.b.bin, "sync-schedules"), "-o", "json")
 	cmd.Env = []string{
 		"ACTCORE_DB_URL=" + s.database, "TEMPORAL_HOST=" + s.b.stack.TemporalAddress, "TEMPORAL_NAMESPACE=" + s.b.namespace,
@@ -166,28 +179,33 @@ func (s *system) coldSync(ctx context.Context, ids []string) (time.Duration, int
 	if err := cmd.Start(); err != nil {
 		return 0, 0, nil, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
 	var during []time.Duration
-	pause := time.NewTicker(2 * time.Second)
-	defer pause.Stop()
-	for i := len(ids) - 1; ; i-- {
-		select {
-		case err := <-ended:
-			took := time.Since(began)
-			if err != nil {
-				return 0, 0, nil, fmt.Errorf("sync-schedules: %w: %s", err, out.String())
+	var failed error
+	var changes sync.WaitGroup
+	stop := make(chan struct{})
+	changes.Go(func() {
+		pause := time.NewTicker(2 * time.Second)
+		defer pause.Stop()
+		for i := 0; failed == nil; i++ {
+			select {
+			case <-stop:
+				return
+			case <-pause.C:
 			}
-			usage, _ := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-			return took, usage.Maxrss, during, nil
-		case <-pause.C:
-			took, err := s.change(ctx, ids[i])
-			if err != nil {
-				return 0, 0, nil, err
-			}
+			var took time.Duration
+			took, failed = s.change(ctx, old[i%len(old)])
 			during = append(during, took)
 		}
+	})
+	err := cmd.Wait()
+	took := time.Since(began)
+	close(stop)
+	changes.Wait()
+	if err != nil {
+		err = fmt.Errorf("sync-schedules: %w: %s", err, out.String())
 	}
+	usage, _ := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	return took, usage.Maxrss, during, errors.Join(err, failed)
 }
 
 // change edits a definition and brings its schedule in line at once, as the API does; it returns how long the

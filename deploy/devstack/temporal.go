@@ -225,9 +225,9 @@ func (t *temporalServer) newServer(logger log.Logger) (temporal.Server, error) {
 			dynamicconfig.FrontendMaxNamespaceVisibilityRPSPerInstance.Key():                       100,
 			dynamicconfig.FrontendMaxNamespaceNamespaceReplicationInducingAPIsRPSPerInstance.Key(): 100,
 			dynamicconfig.FrontendNamespaceReplicationInducingAPIsRPS.Key():                        100,
-			// A new search attribute or namespace is usable sooner.
-			dynamicconfig.ForceSearchAttributesCacheRefreshOnRead.Key(): true,
-			dynamicconfig.NamespaceCacheRefreshInterval.Key():           time.Second,
+			// A new namespace is usable sooner, and with it its search attributes: on Postgres they are names of its own for columns
+			// that every namespace has.
+			dynamicconfig.NamespaceCacheRefreshInterval.Key(): time.Second,
 		}),
 	)
 }
