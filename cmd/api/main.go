@@ -3,11 +3,15 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.temporal.io/api/serviceerror"
 
 	"github.com/activity-core/activity-core/internal/api"
 	"github.com/activity-core/activity-core/internal/config"
@@ -63,18 +67,19 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	// Only for its SyncNow: going on with what stays pending is the workers' job.
+	// For its SyncNow and SyncAll: going on with what stays pending is the workers' job.
 	schedules, err := schedule.NewReconciler(schedule.Options{
 		Store: store, Temporal: temporal, TaskQueue: cfg.Names.OrchestratorTaskQueue, Log: log, Registerer: registry,
 	})
 	if err != nil {
 		return err
 	}
+	temporalCheck := temporalclient.Check(temporal, cfg.Temporal.Options.Namespace)
 	readiness, err := lifecycle.NewReadiness(lifecycle.ReadinessOptions{
 		Checks: map[string]lifecycle.Check{
 			"postgres": store.Ping,
 			"schema":   func(ctx context.Context) error { return migrations.Check(ctx, pool) },
-			"temporal": temporalclient.Check(temporal, cfg.Temporal.Options.Namespace),
+			"temporal": temporalCheck,
 		},
 		Log: log, Stopping: ctx.Done(),
 	})
@@ -82,8 +87,9 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 		return err
 	}
 	handler, err := api.New(api.Options{
-		Store: store, Ledger: runs, Syncer: schedules, Health: http.HandlerFunc(lifecycle.Healthz), Ready: readiness, Log: log,
-		Registerer: registry,
+		Store: store, Ledger: runs, Syncer: schedules,
+		FullSyncer: fullSync{schedules: schedules, temporal: temporalCheck, stopping: ctx.Done()},
+		Health:     http.HandlerFunc(lifecycle.Healthz), Ready: readiness, Log: log, Registerer: registry,
 	})
 	if err != nil {
 		return err
@@ -105,4 +111,54 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 			return lifecycle.Serve(ctx, lifecycle.NewHTTPServer(handler, log), listener)
 		}},
 	)
+}
+
+// reachTimeout bounds asking whether Temporal is there.
+const reachTimeout = 5 * time.Second
+
+// fullSync gives the API the reconciler's comparison of all schedules, in the API's own words.
+type fullSync struct {
+	schedules *schedule.Reconciler
+	temporal  lifecycle.Check
+	stopping  <-chan struct{} // closed when the process is told to stop
+}
+
+func (f fullSync) SyncAll(ctx context.Context, dryRun bool) (api.SyncResult, error) {
+	// Asked first, so that a server that is away, or that is not prepared for us, is told of at once and with its reason.
+	asking, answered := context.WithTimeout(ctx, reachTimeout)
+	err := f.temporal(asking)
+	answered()
+	if err != nil {
+		return api.SyncResult{}, fmt.Errorf("%w: %w", api.ErrTemporal, err)
+	}
+
+	ctx, cut := context.WithCancel(ctx)
+	defer cut()
+	go func() { // a process that stops does not wait for the rest
+		select {
+		case <-f.stopping:
+			cut()
+		case <-ctx.Done():
+		}
+	}()
+	r, err := f.schedules.SyncAll(ctx, dryRun)
+	result := api.SyncResult{
+		Complete: err == nil, Created: r.Created, Updated: r.Updated, Paused: r.Paused, Unpaused: r.Unpaused, Deleted: r.Deleted,
+		Unchanged: r.Unchanged, Failed: r.Failed,
+	}
+	for _, failure := range r.Failures {
+		result.Failures = append(result.Failures, api.SyncFailure(failure))
+	}
+	var (
+		unavailable *serviceerror.Unavailable
+		late        *serviceerror.DeadlineExceeded
+		exhausted   *serviceerror.ResourceExhausted
+	)
+	switch {
+	case ctx.Err() != nil: // cut off, which the result says
+		return result, nil
+	case errors.As(err, &unavailable), errors.As(err, &late), errors.As(err, &exhausted):
+		return result, fmt.Errorf("%w: %w", api.ErrTemporal, err)
+	}
+	return result, err
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/activity-core/activity-core/internal/definition"
@@ -25,12 +26,16 @@ const (
 	MaxDefinition = definition.MaxDocument
 	// MaxInput is the most bytes of the input of a run by hand.
 	MaxInput = definition.MaxArg
+	// maxFields is the most bytes of a body of a few fields.
+	maxFields = 16 << 10
 
 	// requestTimeout bounds the work for one request.
 	requestTimeout = 10 * time.Second
 	// syncTimeout and startTimeout bound the calls to Temporal within it. What did not happen in time is done by a worker.
 	syncTimeout  = 3 * time.Second
 	startTimeout = 2 * time.Second
+	// fullSyncTimeout is how long a comparison of all schedules may take instead; it is cut off then.
+	fullSyncTimeout = 5 * time.Minute
 )
 
 // definitionReader reads definitions. GetDefinition fails with definition.ErrNotFound for an unknown or deleted one.
@@ -54,11 +59,22 @@ type runReader interface {
 	ListRuns(ctx context.Context, page definition.ListRuns) ([]definition.Run, error)
 }
 
+// backfillStore keeps backfills. Create, Get and Cancel fail with definition.ErrNotFound, Create also with
+// definition.ErrBackfillActive and with an InvalidError for a definition without slots and for a range that lies ahead or
+// holds too many. What Create counts in a dry run is not stored.
+type backfillStore interface {
+	CreateBackfill(ctx context.Context, request definition.BackfillRequest, dryRun bool) (definition.Backfill, error)
+	GetBackfill(ctx context.Context, id string) (definition.Backfill, error)
+	ListBackfills(ctx context.Context, page definition.ListBackfills) ([]definition.Backfill, error)
+	CancelBackfill(ctx context.Context, id string) (definition.Backfill, error)
+}
+
 // Store is the storage that the API needs. Every method fails with definition.ErrUnavailable when it may succeed later.
 type Store interface {
 	definitionReader
 	definitionWriter
 	runReader
+	backfillStore
 	definitionCounter
 }
 
@@ -75,11 +91,23 @@ type scheduleSyncer interface {
 	SyncNow(ctx context.Context, definitionID string) (definition.SyncStatus, error)
 }
 
+// ErrTemporal means that Temporal does not answer; the same call may succeed later.
+var ErrTemporal = errors.New("temporal does not answer")
+
+// fullSyncer compares all Temporal Schedules with the definitions and brings them up to date, or in a dry run only tells
+// what it would do. A schedule that fails is part of the result. The end of the context cuts it off: the result is then not
+// complete, and that is no error. It fails with ErrTemporal, and with definition.ErrUnavailable for the storage.
+type fullSyncer interface {
+	SyncAll(ctx context.Context, dryRun bool) (SyncResult, error)
+}
+
 // Options are what New needs. All are required.
 type Options struct {
 	Store  Store
 	Ledger runLedger
 	Syncer scheduleSyncer
+	// FullSyncer does what an operator asks for by /admin/sync.
+	FullSyncer fullSyncer
 	// Health and Ready answer /healthz and /readyz.
 	Health, Ready http.Handler
 	Log           *slog.Logger
@@ -88,13 +116,18 @@ type Options struct {
 
 // API is the handler of every route. It is safe for concurrent use.
 type API struct {
-	store   Store
-	ledger  runLedger
-	syncer  scheduleSyncer
-	log     *slog.Logger
-	metrics *httpMetrics
-	router  *chi.Mux
-	huma    huma.API
+	store      Store
+	ledger     runLedger
+	syncer     scheduleSyncer
+	fullSyncer fullSyncer
+	log        *slog.Logger
+	metrics    *httpMetrics
+	router     *chi.Mux
+	huma       huma.API
+
+	now           func() time.Time // time.Now, except in tests
+	fullSyncLimit time.Duration    // fullSyncTimeout, except in tests
+	fullSync      sync.Mutex       // held while one runs
 }
 
 // New builds the handler. It fails for a missing option and for a metric that is already registered.
@@ -103,8 +136,9 @@ func New(o Options) (*API, error) {
 		name    string
 		missing bool
 	}{
-		{"Store", o.Store == nil}, {"Ledger", o.Ledger == nil}, {"Syncer", o.Syncer == nil}, {"Health", o.Health == nil},
-		{"Ready", o.Ready == nil}, {"Log", o.Log == nil}, {"Registerer", o.Registerer == nil},
+		{"Store", o.Store == nil}, {"Ledger", o.Ledger == nil}, {"Syncer", o.Syncer == nil},
+		{"FullSyncer", o.FullSyncer == nil}, {"Health", o.Health == nil}, {"Ready", o.Ready == nil}, {"Log", o.Log == nil},
+		{"Registerer", o.Registerer == nil},
 	} {
 		if need.missing {
 			return nil, errors.New("api: Options." + need.name + " is missing")
@@ -120,8 +154,9 @@ func New(o Options) (*API, error) {
 
 	router := chi.NewMux()
 	a := &API{
-		store: o.Store, ledger: o.Ledger, syncer: o.Syncer, log: o.Log, metrics: metrics,
+		store: o.Store, ledger: o.Ledger, syncer: o.Syncer, fullSyncer: o.FullSyncer, log: o.Log, metrics: metrics,
 		router: router, huma: humachi.New(router, documentConfig()),
+		now: time.Now, fullSyncLimit: fullSyncTimeout,
 	}
 	if err := a.routes(o.Health, o.Ready); err != nil {
 		return nil, err

@@ -26,6 +26,10 @@ type fakeStore struct {
 	getRun func(id string) (definition.Run, error)
 	runs   func(definition.ListRuns) ([]definition.Run, error)
 	count  func() (map[definition.TriggerType]int, error)
+
+	createBackfill func(definition.BackfillRequest, bool) (definition.Backfill, error)
+	getBackfill    func(id string) (definition.Backfill, error)
+	backfills      func(definition.ListBackfills) ([]definition.Backfill, error)
 }
 
 var errNotExpected = errors.New("this call was not expected")
@@ -79,6 +83,31 @@ func (s *fakeStore) CountDefinitions(context.Context) (map[definition.TriggerTyp
 	return s.count()
 }
 
+func (s *fakeStore) CreateBackfill(_ context.Context, r definition.BackfillRequest, dryRun bool) (definition.Backfill, error) {
+	if s.createBackfill == nil {
+		return definition.Backfill{}, errNotExpected
+	}
+	return s.createBackfill(r, dryRun)
+}
+
+func (s *fakeStore) GetBackfill(_ context.Context, id string) (definition.Backfill, error) {
+	if s.getBackfill == nil {
+		return definition.Backfill{}, errNotExpected
+	}
+	return s.getBackfill(id)
+}
+
+func (s *fakeStore) ListBackfills(_ context.Context, q definition.ListBackfills) ([]definition.Backfill, error) {
+	if s.backfills == nil {
+		return nil, errNotExpected
+	}
+	return s.backfills(q)
+}
+
+func (s *fakeStore) CancelBackfill(context.Context, string) (definition.Backfill, error) {
+	return definition.Backfill{}, errNotExpected
+}
+
 type fakeLedger struct {
 	record func([]definition.Occurrence) ([]definition.Start, error)
 	start  func(context.Context) error
@@ -106,6 +135,14 @@ func (f fakeSyncer) SyncNow(_ context.Context, id string) (definition.SyncStatus
 
 func noSync(string) (definition.SyncStatus, error) { return definition.SyncStatus{}, errNotExpected }
 
+type fakeFullSyncer func(ctx context.Context, dryRun bool) (SyncResult, error)
+
+func (f fakeFullSyncer) SyncAll(ctx context.Context, dryRun bool) (SyncResult, error) {
+	return f(ctx, dryRun)
+}
+
+func noFullSync(context.Context, bool) (SyncResult, error) { return SyncResult{}, errNotExpected }
+
 func answer(text string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })
 }
@@ -113,8 +150,8 @@ func answer(text string) http.Handler {
 // testOptions are complete options with fakes that expect no call.
 func testOptions() Options {
 	return Options{
-		Store: &fakeStore{}, Ledger: &fakeLedger{}, Syncer: fakeSyncer(noSync), Health: answer("alive"), Ready: answer("ready"),
-		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+		Store: &fakeStore{}, Ledger: &fakeLedger{}, Syncer: fakeSyncer(noSync), FullSyncer: fakeFullSyncer(noFullSync),
+		Health: answer("alive"), Ready: answer("ready"), Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	}
 }
 
@@ -179,6 +216,7 @@ func TestNewRefusesMissingOptions(t *testing.T) {
 		"Store":      func(o *Options) { o.Store = nil },
 		"Ledger":     func(o *Options) { o.Ledger = nil },
 		"Syncer":     func(o *Options) { o.Syncer = nil },
+		"FullSyncer": func(o *Options) { o.FullSyncer = nil },
 		"Health":     func(o *Options) { o.Health = nil },
 		"Ready":      func(o *Options) { o.Ready = nil },
 		"Log":        func(o *Options) { o.Log = nil },
@@ -351,7 +389,8 @@ func TestRunJSON(t *testing.T) {
 	}
 	const want = `{"id":"r","definition_id":"d","definition_name":"n","revision":2,"trigger":"event","occurrence_key":"event-1",` +
 		`"status":"failed","reason":"task_failed","error":"task a failed","event_id":"1","event_type":"user.created",` +
-		`"trace_id":null,"slot_at":null,"accepted_at":"2026-01-02T02:04:05Z","started_at":"2026-01-02T02:04:05Z",` +
+		`"trace_id":null,"slot_at":null,"catch_up":false,"rerun_of":null,"backfill_id":null,` +
+		`"accepted_at":"2026-01-02T02:04:05Z","started_at":"2026-01-02T02:04:05Z",` +
 		`"finished_at":"2026-01-02T02:04:06.5Z","duration_ms":1500,"workflow_id":"w","workflow_run_id":null,"input":{"a":1},` +
 		`"tasks":[{"name":"a","type":"http","status":"failed","attempts":3,"error":"status 500","output":"{\"cut\":\"of",` +
 		`"output_truncated":true,"started_at":"2026-01-02T02:04:05Z","finished_at":"2026-01-02T02:04:06.5Z"},` +

@@ -92,6 +92,26 @@ func (b *inputBody) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
+// fieldsBody is embedded by inputs whose body is an object of the few fields of T, or empty, which gives none of them.
+type fieldsBody[T any] struct {
+	given T
+}
+
+// Resolve reads the body and refuses what is not a field of T.
+func (b *fieldsBody[T]) Resolve(ctx huma.Context) []error {
+	data, err := readBody(ctx, maxFields, jsonType)
+	if err != nil {
+		return []error{err}
+	}
+	if data == nil {
+		return nil
+	}
+	if err := definition.DecodeStrict(data, &b.given); err != nil {
+		return []error{invalidProblem(err)}
+	}
+	return nil
+}
+
 // checkJSON refuses what is not exactly one JSON value, in UTF-8 and without duplicate names.
 func checkJSON(data []byte) *definition.InvalidError {
 	dec := jsontext.NewDecoder(bytes.NewReader(data))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/url"
+	"unicode/utf8"
 
 	"github.com/activity-core/activity-core/internal/definition"
 )
@@ -31,12 +32,26 @@ type changeInput struct {
 	ID string `path:"id" format:"uuid" doc:"The definition's id."`
 }
 
+type pauseInput struct {
+	fieldsBody[pauseFields]
+	ID string `path:"id" format:"uuid" doc:"The definition's id."`
+}
+
+type pauseFields struct {
+	Reason *string `json:"reason"`
+}
+
+type resumeInput struct {
+	fieldsBody[struct{}]
+	ID string `path:"id" format:"uuid" doc:"The definition's id."`
+}
+
 type listDefinitionsInput struct {
-	Limit       limitParam   `query:"limit" doc:"How many to return at most."`
-	Cursor      string       `query:"cursor" doc:"next_cursor of the page before, with the same filters."`
-	TriggerType triggerParam `query:"trigger_type" doc:"Only those with this type of trigger."`
-	Enabled     boolParam    `query:"enabled" doc:"Only those that are enabled, or only those that are not."`
-	Name        string       `query:"name" doc:"Only the one with exactly this name."`
+	Limit       limitParam       `query:"limit" doc:"How many to return at most."`
+	Cursor      string           `query:"cursor" doc:"next_cursor of the page before, with the same filters."`
+	TriggerType triggerTypeParam `query:"trigger_type" doc:"Only those with this type of trigger."`
+	Enabled     boolParam        `query:"enabled" doc:"Only those that are enabled, or only those that are not."`
+	Name        string           `query:"name" doc:"Only the one with exactly this name."`
 }
 
 type definitionListOutput struct {
@@ -48,7 +63,7 @@ func (a *API) listDefinitions(ctx context.Context, in *listDefinitionsInput) (*d
 	limit := in.Limit.parse(&f)
 	query := definition.ListDefinitions{
 		Limit:       limit + 1, // one more tells whether there is a next page
-		TriggerType: definition.TriggerType(in.TriggerType.parse("trigger_type", &f)),
+		TriggerType: in.TriggerType.parse("trigger_type", &f),
 		Enabled:     in.Enabled.parse("enabled", &f),
 		Name:        in.Name,
 	}
@@ -101,23 +116,41 @@ func (a *API) getDefinition(ctx context.Context, in *definitionIDInput) (*defini
 }
 
 func (a *API) replaceDefinition(ctx context.Context, in *changeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in, definition.Document.Replace)
+	return a.changeDefinition(ctx, in.ID, func(d definition.Document) (definition.Document, error) { return d.Replace(in.data) })
 }
 
 func (a *API) mergeDefinition(ctx context.Context, in *changeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in, definition.Document.Merge)
+	return a.changeDefinition(ctx, in.ID, func(d definition.Document) (definition.Document, error) { return d.Merge(in.data) })
 }
 
-func (a *API) changeDefinition(ctx context.Context, in *changeInput,
-	change func(definition.Document, []byte) (definition.Document, error)) (*definitionOutput, error) {
-	id, err := definition.ParseID(in.ID)
+// pauseDefinition keeps the reason of an earlier pause unless another one is given, so that asking twice changes nothing.
+func (a *API) pauseDefinition(ctx context.Context, in *pauseInput) (*definitionOutput, error) {
+	reason := in.given.Reason
+	if reason != nil && utf8.RuneCountInString(*reason) > definition.MaxPauseReason {
+		return nil, definition.Invalid("reason", "max_length", "must be at most %d characters long", definition.MaxPauseReason)
+	}
+	return a.changeDefinition(ctx, in.ID, func(d definition.Document) (definition.Document, error) {
+		if reason == nil {
+			return d.Pause(d.PauseReason)
+		}
+		return d.Pause(*reason)
+	})
+}
+
+func (a *API) resumeDefinition(ctx context.Context, in *resumeInput) (*definitionOutput, error) {
+	return a.changeDefinition(ctx, in.ID, definition.Document.Resume)
+}
+
+func (a *API) changeDefinition(ctx context.Context, idText string,
+	change func(definition.Document) (definition.Document, error)) (*definitionOutput, error) {
+	id, err := definition.ParseID(idText)
 	if err != nil {
 		return nil, err
 	}
 	var wanted definition.Document
 	stored, err := a.store.UpdateDefinition(ctx, id, func(d definition.Document) (definition.Document, error) {
 		var err error
-		wanted, err = change(d, in.data)
+		wanted, err = change(d)
 		return wanted, err
 	})
 	if errors.Is(err, definition.ErrNameTaken) {

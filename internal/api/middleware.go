@@ -25,7 +25,7 @@ func (a *API) middleware() chi.Middlewares {
 			write(w, r)
 	}))
 	return chi.Middlewares{withRequestID, a.observe, a.recoverPanics, secure, canonicalPath, crossOrigin.Handler,
-		middleware.GetHead, withDeadline}
+		middleware.GetHead, a.withDeadline}
 }
 
 type contextKey int
@@ -142,10 +142,19 @@ func canonical(path string) string {
 	return trimmed
 }
 
-// withDeadline bounds the work for one request.
-func withDeadline(next http.Handler) http.Handler {
+// withDeadline bounds the work for one request, and lets the answer come later than the server's own time limit where the work
+// may take longer than that.
+func (a *API) withDeadline(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		limit := requestTimeout
+		if chi.RouteContext(r.Context()).RoutePath == fullSyncPath {
+			limit = a.fullSyncLimit
+			until := time.Now().Add(limit + requestTimeout) // the rest is for the answer
+			if err := http.NewResponseController(w).SetWriteDeadline(until); err != nil {
+				a.log.LogAttrs(r.Context(), slog.LevelDebug, "a late answer may be cut off", slog.Any("error", err))
+			}
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), limit)
 		defer cancel()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})

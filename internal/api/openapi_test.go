@@ -95,8 +95,11 @@ func TestSchemaMatchesDocument(t *testing.T) {
 		{"patch", fieldsOf(schemaPatch), document},
 		{"stored definition", fieldsOf(schemaDefinition), stored},
 		{"answer", jsonFields(reflect.TypeFor[Definition]()), stored},
-		{"trigger", fieldsOf("CronTrigger", "EventTrigger", "ManualTrigger"), jsonFields(reflect.TypeFor[definition.Trigger]())},
+		{"trigger", fieldsOf("CronTrigger", "ScheduledTrigger", "EventTrigger", "ManualTrigger"), jsonFields(reflect.TypeFor[definition.Trigger]())},
 		{"trigger patch", slices.Sorted(maps.Keys(patch.Properties)), jsonFields(reflect.TypeFor[definition.Trigger]())},
+		{"pause", fieldsOf(schemaPause), jsonFields(reflect.TypeFor[pauseFields]())},
+		{"preview", fieldsOf(schemaPreview), jsonFields(reflect.TypeFor[previewFields]())},
+		{"backfill", fieldsOf(schemaBackfill), jsonFields(reflect.TypeFor[backfillFields]())},
 		{"retry", fieldsOf(schemaRetry), jsonFields(reflect.TypeFor[definition.Retry]())},
 		{"concurrency", fieldsOf(schemaConcurrency), jsonFields(reflect.TypeFor[definition.Concurrency]())},
 		{"task", fieldsOf("LogTask", "HTTPTask", "PublishTask", "ActivityTask", "WorkflowTask"),
@@ -134,6 +137,14 @@ func jsonFields(t reflect.Type) []string {
 	return out
 }
 
+func reads[T any](data []byte) error {
+	var given T
+	if err := definition.DecodeStrict(data, &given); err != nil {
+		return err
+	}
+	return nil
+}
+
 // TestExamples puts the document's own examples to the test: each is taken by the language, and by the schema that
 // describes it.
 func TestExamples(t *testing.T) {
@@ -144,11 +155,24 @@ func TestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, read := range map[string]func([]byte) (definition.Document, error){
-		"create": definition.ParseDocument, "replace": base.Replace, "merge": base.Merge,
+	document := func(read func([]byte) (definition.Document, error)) func([]byte) error {
+		return func(data []byte) error {
+			_, err := read(data)
+			return err
+		}
+	}
+	for name, of := range map[string]struct {
+		body *huma.RequestBody
+		read func([]byte) error
+	}{
+		"create":   {createBody(), document(definition.ParseDocument)},
+		"replace":  {replaceBody(), document(base.Replace)},
+		"merge":    {mergeBody(), document(base.Merge)},
+		"pause":    {pauseBody(), reads[pauseFields]},
+		"preview":  {previewBody(), reads[previewFields]},
+		"backfill": {backfillBody(), reads[backfillFields]},
 	} {
-		body := map[string]*huma.RequestBody{"create": createBody(), "replace": replaceBody(), "merge": mergeBody()}[name]
-		for _, media := range body.Content {
+		for _, media := range of.body.Content {
 			if len(media.Examples) == 0 {
 				t.Errorf("%s has no examples", name)
 			}
@@ -157,7 +181,7 @@ func TestExamples(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := read(data); err != nil {
+				if err := of.read(data); err != nil {
 					t.Errorf("%s example %q is refused: %v", name, label, err)
 				}
 				var result huma.ValidateResult

@@ -141,6 +141,12 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 	case errors.Is(err, definition.ErrNotStorable):
 		p = invalidProblem(definition.Invalid("body", "not_storable",
 			"holds something that cannot be stored, such as the character U+0000"))
+	case errors.Is(err, ErrTemporal):
+		a.log.LogAttrs(ctx, slog.LevelWarn, "request not served: Temporal does not answer",
+			slog.String("request_id", requestID(ctx)), slog.Any("error", err))
+		p = newProblem(http.StatusServiceUnavailable, "temporal-unavailable",
+			"Temporal does not answer as it should at the moment; GET /readyz tells when it does, try again then")
+		p.headers = http.Header{"Retry-After": {strconv.Itoa(retryAfter)}}
 	case errors.Is(err, definition.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		a.log.LogAttrs(ctx, slog.LevelWarn, "request not served: storage is unavailable",
 			slog.String("request_id", requestID(ctx)), slog.Any("error", err))

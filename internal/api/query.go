@@ -63,10 +63,13 @@ func checkQuery(ctx huma.Context, next func(huma.Context)) {
 // The types of query parameters. They are strings that describe themselves to the OpenAPI document and are parsed by the
 // handler; the zero value means that the parameter was not given.
 type (
-	limitParam   string
-	boolParam    string
-	triggerParam string
-	statusParam  string
+	limitParam       string
+	countParam       string
+	boolParam        string
+	idParam          string
+	triggerTypeParam string
+	triggerKindParam string
+	statusParam      string
 )
 
 func (limitParam) Schema(huma.Registry) *huma.Schema {
@@ -86,6 +89,38 @@ func (p limitParam) parse(f *faults) int {
 	return n
 }
 
+func (countParam) Schema(huma.Registry) *huma.Schema {
+	least, most := 1.0, float64(maxFires)
+	return &huma.Schema{Type: huma.TypeInteger, Minimum: &least, Maximum: &most, Default: defaultFires}
+}
+
+func (p countParam) parse(f *faults) int {
+	if p == "" {
+		return defaultFires
+	}
+	n, err := strconv.Atoi(string(p))
+	if err != nil || n < 1 || n > maxFires {
+		f.add("count", "range", "%q is not a count: it must be a whole number from 1 to %d", clip(string(p), 20), maxFires)
+		return defaultFires
+	}
+	return n
+}
+
+func (idParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Format: "uuid"}
+}
+
+func (p idParam) parse(field string, f *faults) string {
+	if p == "" {
+		return ""
+	}
+	id, err := definition.ParseID(string(p))
+	if err != nil {
+		f.add(field, "uuid", "%q is not an id: an id is a UUID", clip(string(p), 60))
+	}
+	return id
+}
+
 func (boolParam) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeBoolean}
 }
@@ -102,34 +137,37 @@ func (p boolParam) parse(field string, f *faults) *bool {
 	return nil
 }
 
-// The trigger types and the kinds of a run's trigger are the same three words.
-var triggerWords = []string{string(definition.TriggerCron), string(definition.TriggerEvent), string(definition.TriggerManual)}
-
-func (triggerParam) Schema(huma.Registry) *huma.Schema { return enumSchema(triggerWords...) }
-
-func (p triggerParam) parse(field string, f *faults) string {
-	return oneOf(field, string(p), triggerWords, f)
+func (triggerTypeParam) Schema(huma.Registry) *huma.Schema {
+	return enumSchema(definition.TriggerTypes...)
 }
 
-func (statusParam) Schema(huma.Registry) *huma.Schema { return enumSchema(runStatusWords()...) }
+func (p triggerTypeParam) parse(field string, f *faults) definition.TriggerType {
+	return oneOf(field, definition.TriggerType(p), definition.TriggerTypes, f)
+}
+
+func (triggerKindParam) Schema(huma.Registry) *huma.Schema {
+	return enumSchema(definition.TriggerKinds...)
+}
+
+func (p triggerKindParam) parse(field string, f *faults) definition.TriggerKind {
+	return oneOf(field, definition.TriggerKind(p), definition.TriggerKinds, f)
+}
+
+func (statusParam) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.RunStatuses...) }
 
 func (p statusParam) parse(f *faults) definition.RunStatus {
-	return definition.RunStatus(oneOf("status", string(p), runStatusWords(), f))
+	return oneOf("status", definition.RunStatus(p), definition.RunStatuses, f)
 }
 
-func runStatusWords() []string {
-	words := make([]string, len(definition.RunStatuses))
-	for i, s := range definition.RunStatuses {
-		words[i] = string(s)
-	}
-	return words
-}
-
-func oneOf(field, given string, words []string, f *faults) string {
-	if given == "" || slices.Contains(words, given) {
+func oneOf[T ~string](field string, given T, known []T, f *faults) T {
+	if given == "" || slices.Contains(known, given) {
 		return given
 	}
-	f.add(field, "one_of", "%q is not known: it must be one of %s", clip(given, 40), strings.Join(words, ", "))
+	words := make([]string, len(known))
+	for i, w := range known {
+		words[i] = string(w)
+	}
+	f.add(field, "one_of", "%q is not known: it must be one of %s", clip(string(given), 40), strings.Join(words, ", "))
 	return ""
 }
 
@@ -205,10 +243,10 @@ func nextCursor[T any](rows []T, limit int, c cursor, seq func(T) int64) ([]T, *
 	return rows, &text
 }
 
-func enumSchema(words ...string) *huma.Schema {
+func enumSchema[T ~string](words ...T) *huma.Schema {
 	s := &huma.Schema{Type: huma.TypeString}
 	for _, w := range words {
-		s.Enum = append(s.Enum, w)
+		s.Enum = append(s.Enum, string(w))
 	}
 	return s
 }

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,8 +54,8 @@ func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue strin
 		t.Fatal(err)
 	}
 	handler, err := api.New(api.Options{
-		Store: s.store, Ledger: runs, Syncer: schedules, Health: http.NotFoundHandler(), Ready: http.NotFoundHandler(), Log: logger,
-		Registerer: registry,
+		Store: s.store, Ledger: runs, Syncer: schedules, FullSyncer: fullSync{schedules}, Health: http.NotFoundHandler(),
+		Ready: http.NotFoundHandler(), Log: logger, Registerer: registry,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -63,6 +64,22 @@ func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue strin
 	t.Cleanup(server.Close)
 	s.url = server.URL
 	return s
+}
+
+// fullSync is the reconciler's comparison of all schedules in the API's words. The one of cmd/api also looks after servers
+// that are away; TestClock of test/e2e tests it.
+type fullSync struct{ *schedule.Reconciler }
+
+func (f fullSync) SyncAll(ctx context.Context, dryRun bool) (api.SyncResult, error) {
+	r, err := f.Reconciler.SyncAll(ctx, dryRun)
+	result := api.SyncResult{
+		Complete: err == nil, Created: r.Created, Updated: r.Updated, Paused: r.Paused, Unpaused: r.Unpaused, Deleted: r.Deleted,
+		Unchanged: r.Unchanged, Failed: r.Failed,
+	}
+	for _, failure := range r.Failures {
+		result.Failures = append(result.Failures, api.SyncFailure(failure))
+	}
+	return result, err
 }
 
 // answer is what came back from one request.
@@ -412,6 +429,9 @@ func TestTemporalAway(t *testing.T) {
 	if run := read[runAnswer](t, accepted); run.Status != "accepted" {
 		t.Errorf("run: %s", accepted.body)
 	}
+	if d := read[definitionAnswer](t, s.call(t, 200, "POST", created.location+"/pause", "")); d.Enabled || d.Sync.State == "synced" {
+		t.Errorf("paused: %+v", d)
+	}
 	s.call(t, 204, "DELETE", created.location, "")
 }
 
@@ -441,6 +461,14 @@ func TestStorageAway(t *testing.T) {
 		{"DELETE", "/activity-definitions/" + id, ""},
 		{"POST", "/activity-definitions/" + id + "/trigger", ""},
 		{"GET", "/activity-definitions/" + id + "/runs", ""},
+		{"POST", "/activity-definitions/" + id + "/pause", ""},
+		{"POST", "/activity-definitions/" + id + "/resume", ""},
+		{"GET", "/activity-definitions/" + id + "/next-fires", ""},
+		{"POST", "/activity-definitions/" + id + "/backfill", `{"from":"2026-01-01T00:00:00Z","to":"2026-01-01T00:00:00Z"}`},
+		{"GET", "/activity-definitions/" + id + "/backfills", ""},
+		{"GET", "/backfills/" + id, ""},
+		{"POST", "/backfills/" + id + "/cancel", ""},
+		{"POST", "/admin/sync", ""},
 		{"GET", "/runs", ""},
 		{"GET", "/runs/" + id, ""},
 	} {

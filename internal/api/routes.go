@@ -11,7 +11,9 @@ import (
 // Tags of the OpenAPI document.
 const (
 	tagDefinitions = "Definitions"
+	tagTimes       = "Times"
 	tagRuns        = "Runs"
+	tagBackfills   = "Backfills"
 	tagOperations  = "Operations"
 )
 
@@ -28,8 +30,8 @@ func (a *API) routes(health, ready http.Handler) error {
 	handle(a, "list-definitions", get("/activity-definitions/"), "List definitions", tagDefinitions,
 		"In the order of creation.", nil, a.listDefinitions)
 	handle(a, "create-definition", post("/activity-definitions/", http.StatusCreated), "Create a definition", tagDefinitions,
-		"Stores the definition and, for a cron trigger, creates its Temporal Schedule before answering. When Temporal does not "+
-			"answer in time, the definition is stored all the same and sync.state is pending.",
+		"Stores the definition and, for a cron or scheduled trigger, creates its Temporal Schedule before answering. When "+
+			"Temporal does not answer in time, the definition is stored all the same and sync.state is pending.",
 		createBody(), a.createDefinition, 400, 409, 413, 415)
 	handle(a, "get-definition", get("/activity-definitions/{id}"), "Get a definition", tagDefinitions,
 		"", nil, a.getDefinition, 404)
@@ -47,11 +49,42 @@ func (a *API) routes(health, ready http.Handler) error {
 		tagDefinitions, "Each request is a run of its own, also while the definition is disabled. The body, if any, is the "+
 			"run's input: one JSON value.",
 		triggerBody(), a.triggerDefinition, 400, 404, 413, 415)
+	handle(a, "pause-definition", post("/activity-definitions/{id}/pause", http.StatusOK), "Pause a definition", tagDefinitions,
+		"Disables it: nothing is due by its trigger until it is resumed, and that time has no slots to make up for. The reason, "+
+			"if any, is kept as pause_reason and shown in Temporal. Pausing a paused one changes the reason, if one is given.",
+		pauseBody(), a.pauseDefinition, 400, 404, 413, 415)
+	handle(a, "resume-definition", post("/activity-definitions/{id}/resume", http.StatusOK), "Resume a definition", tagDefinitions,
+		"Enables it, from now on.", nil, a.resumeDefinition, 400, 404, 413, 415)
+	handle(a, "next-fires", get("/activity-definitions/{id}/next-fires"), "Tell when a definition is due", tagTimes,
+		"The nominal times at which its runs are due, from now on; each of them gets its row in the ledger.", nil, a.nextFires,
+		404, 409)
+	handle(a, "preview-cron", post("/cron/preview", http.StatusOK), "Tell when a cron expression is due", tagTimes,
+		"Without storing anything. An expression that never fires is explained here; a definition that has one is refused.",
+		previewBody(), a.previewCron, 400, 413, 415)
+	handle(a, "backfill-definition", post("/activity-definitions/{id}/backfill", http.StatusAccepted),
+		"Run the past slots of a definition", tagBackfills,
+		"Makes a run for each slot in the range, by the revision in force now, oldest first and max_concurrent at a time, also "+
+			"while the definition is disabled. One backfill of a definition is active at a time.",
+		backfillBody(), a.backfillDefinition, 400, 404, 409, 413, 415)
+	a.alsoAnswers("/activity-definitions/{id}/backfill", http.StatusOK, "The count of a dry run. Nothing is stored.")
+	handle(a, "list-definition-backfills", get("/activity-definitions/{id}/backfills"), "List the backfills of a definition",
+		tagBackfills, "Newest first. The backfills of a deleted definition can still be read.", nil, a.listBackfills, 404)
+	handle(a, "get-backfill", get("/backfills/{id}"), "Get a backfill", tagBackfills,
+		"With its progress; GET /runs?backfill_id= lists its runs.", nil, a.getBackfill, 404)
+	handle(a, "cancel-backfill", post("/backfills/{id}/cancel", http.StatusOK), "Cancel a backfill", tagBackfills,
+		"What has not begun never will; what runs goes on to its end. A backfill that has ended is answered as it is.", nil,
+		a.cancelBackfill, 400, 404, 413, 415)
 	handle(a, "list-definition-runs", get("/activity-definitions/{id}/runs"), "List the runs of a definition", tagRuns,
 		"Newest first. The runs of a deleted definition can still be read.", nil, a.listDefinitionRuns, 404)
 	handle(a, "list-runs", get("/runs"), "List runs", tagRuns, "Newest first, over all definitions.", nil, a.listRuns)
 	handle(a, "get-run", get("/runs/{id}"), "Get a run", tagRuns, "With its input and the results of its tasks.", nil,
 		a.getRun, 404)
+
+	// Called by operators, after something was changed or restored behind the back of the service.
+	handle(a, "sync-schedules", post(fullSyncPath, http.StatusOK), "Compare all schedules", tagOperations,
+		"Brings every Temporal Schedule in line with its definition, as sync-schedules does and as every worker does every few "+
+			"minutes. Schedules that fail are part of the answer. It takes up to 5 minutes; what did not happen by then is left to "+
+			"the workers, and complete is false.", nil, a.syncAll, 409)
 
 	// Called by the platform.
 	a.plain("health", "/healthz", "Is the process alive?", "200 while the process runs.", health)
@@ -101,6 +134,17 @@ func handle[I, O any](a *API, id string, op huma.Operation, summary, tag, text s
 		item.Put.RequestBody = body
 	case http.MethodPatch:
 		item.Patch.RequestBody = body
+	}
+}
+
+// alsoAnswers documents a second successful status of a POST, with the body of the first.
+func (a *API) alsoAnswers(path string, status int, text string) {
+	responses := a.huma.OpenAPI().Paths[path].Post.Responses
+	for code, r := range responses {
+		if code[0] == '2' {
+			responses[fmt.Sprint(status)] = &huma.Response{Description: text, Content: r.Content}
+			return
+		}
 	}
 }
 

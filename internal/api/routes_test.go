@@ -47,8 +47,11 @@ func TestRoutesAreDocumented(t *testing.T) {
 	}
 	want := []string{
 		"DELETE /activity-definitions/{id}", "GET /activity-definitions/", "GET /activity-definitions/{id}",
-		"GET /activity-definitions/{id}/runs", "GET /healthz", "GET /readyz", "GET /runs", "GET /runs/{id}",
-		"PATCH /activity-definitions/{id}", "POST /activity-definitions/", "POST /activity-definitions/{id}/trigger",
+		"GET /activity-definitions/{id}/backfills", "GET /activity-definitions/{id}/next-fires",
+		"GET /activity-definitions/{id}/runs", "GET /backfills/{id}", "GET /healthz", "GET /readyz", "GET /runs", "GET /runs/{id}",
+		"PATCH /activity-definitions/{id}", "POST /activity-definitions/", "POST /activity-definitions/{id}/backfill",
+		"POST /activity-definitions/{id}/pause", "POST /activity-definitions/{id}/resume",
+		"POST /activity-definitions/{id}/trigger", "POST /admin/sync", "POST /backfills/{id}/cancel", "POST /cron/preview",
 		"PUT /activity-definitions/{id}",
 	}
 	if !slices.Equal(served, want) {
@@ -84,6 +87,15 @@ func TestSlashes(t *testing.T) {
 		{"DELETE", "/activity-definitions/" + someID, "", 500},
 		{"POST", "/activity-definitions/" + someID + "/trigger", "", 500},
 		{"GET", "/activity-definitions/" + someID + "/runs", "", 500},
+		{"POST", "/activity-definitions/" + someID + "/pause", "", 500},
+		{"POST", "/activity-definitions/" + someID + "/resume", "", 500},
+		{"GET", "/activity-definitions/" + someID + "/next-fires", "", 500},
+		{"POST", "/activity-definitions/" + someID + "/backfill", `{"from":"2026-01-01T00:00:00Z","to":"2026-01-01T00:00:00Z"}`, 500},
+		{"GET", "/activity-definitions/" + someID + "/backfills", "", 500},
+		{"GET", "/backfills/" + someID, "", 500},
+		{"POST", "/backfills/" + someID + "/cancel", "", 500},
+		{"POST", "/cron/preview", `{"cron_expression":"@daily"}`, 200},
+		{"POST", "/admin/sync", "", 500},
 		{"GET", "/runs", "", 200},
 		{"GET", "/runs/" + someID, "", 500},
 		{"GET", "/healthz", "", 200},

@@ -26,20 +26,23 @@ type acceptedOutput struct {
 	Body     Run
 }
 
+// RunFilter are the parameters of every list of runs. It is exported because huma looks into exported types only.
+type RunFilter struct {
+	Limit      limitParam       `query:"limit" doc:"How many to return at most."`
+	Cursor     string           `query:"cursor" doc:"next_cursor of the page before, with the same filters."`
+	Status     statusParam      `query:"status" doc:"Only those with this status."`
+	Trigger    triggerKindParam `query:"trigger" doc:"Only those that this kind of trigger made due."`
+	BackfillID idParam          `query:"backfill_id" doc:"Only those of this backfill."`
+}
+
 type listRunsInput struct {
-	Limit        limitParam   `query:"limit" doc:"How many to return at most."`
-	Cursor       string       `query:"cursor" doc:"next_cursor of the page before, with the same filters."`
-	Status       statusParam  `query:"status" doc:"Only those with this status."`
-	Trigger      triggerParam `query:"trigger" doc:"Only those that this kind of trigger made due."`
-	DefinitionID string       `query:"definition_id" format:"uuid" doc:"Only those of this definition, deleted or not."`
+	RunFilter
+	DefinitionID idParam `query:"definition_id" doc:"Only those of this definition, deleted or not."`
 }
 
 type listDefinitionRunsInput struct {
-	ID      string       `path:"id" format:"uuid" doc:"The definition's id."`
-	Limit   limitParam   `query:"limit" doc:"How many to return at most."`
-	Cursor  string       `query:"cursor" doc:"next_cursor of the page before, with the same filters."`
-	Status  statusParam  `query:"status" doc:"Only those with this status."`
-	Trigger triggerParam `query:"trigger" doc:"Only those that this kind of trigger made due."`
+	RunFilter
+	ID string `path:"id" format:"uuid" doc:"The definition's id."`
 }
 
 type runListOutput struct {
@@ -102,15 +105,7 @@ func (a *API) getRun(ctx context.Context, in *runIDInput) (*runOutput, error) {
 
 func (a *API) listRuns(ctx context.Context, in *listRunsInput) (*runListOutput, error) {
 	var f faults
-	var query definition.ListRuns
-	if in.DefinitionID != "" {
-		id, err := definition.ParseID(in.DefinitionID)
-		if err != nil {
-			f.add("definition_id", "uuid", "%q is not an id: an id is a UUID", clip(in.DefinitionID, 60))
-		}
-		query.DefinitionID = id
-	}
-	return a.pageOfRuns(ctx, query, in.Limit, in.Cursor, in.Status, in.Trigger, &f)
+	return a.pageOfRuns(ctx, in.RunFilter, in.DefinitionID.parse("definition_id", &f), &f)
 }
 
 func (a *API) listDefinitionRuns(ctx context.Context, in *listDefinitionRunsInput) (*runListOutput, error) {
@@ -118,7 +113,7 @@ func (a *API) listDefinitionRuns(ctx context.Context, in *listDefinitionRunsInpu
 	if err != nil {
 		return nil, err
 	}
-	out, err := a.pageOfRuns(ctx, definition.ListRuns{DefinitionID: id}, in.Limit, in.Cursor, in.Status, in.Trigger, &faults{})
+	out, err := a.pageOfRuns(ctx, in.RunFilter, id, &faults{})
 	if err != nil || len(out.Body.Items) > 0 {
 		return out, err
 	}
@@ -129,16 +124,21 @@ func (a *API) listDefinitionRuns(ctx context.Context, in *listDefinitionRunsInpu
 	return out, nil
 }
 
-func (a *API) pageOfRuns(ctx context.Context, query definition.ListRuns, limitText limitParam, cursorText string,
-	status statusParam, trigger triggerParam, f *faults) (*runListOutput, error) {
-	limit := limitText.parse(f)
-	query.Limit = limit + 1 // one more tells whether there is a next page
-	query.Status = status.parse(f)
-	query.Kind = definition.TriggerKind(trigger.parse("trigger", f))
-	place := cursor{list: "runs", filters: url.Values{
-		"definition_id": {query.DefinitionID}, "status": {string(status)}, "trigger": {string(trigger)},
-	}.Encode()}
-	query.BeforeSeq = place.parse(cursorText, f)
+func (a *API) pageOfRuns(ctx context.Context, in RunFilter, definitionID string, f *faults) (*runListOutput, error) {
+	limit := in.Limit.parse(f)
+	query := definition.ListRuns{
+		Limit:        limit + 1, // one more tells whether there is a next page
+		DefinitionID: definitionID,
+		Status:       in.Status.parse(f),
+		Kind:         in.Trigger.parse("trigger", f),
+		BackfillID:   in.BackfillID.parse("backfill_id", f),
+	}
+	filters := url.Values{"definition_id": {definitionID}, "status": {string(in.Status)}, "trigger": {string(in.Trigger)}}
+	if in.BackfillID != "" { // a filter of its own time: cursors that were given out without it stay good
+		filters.Set("backfill_id", query.BackfillID)
+	}
+	place := cursor{list: "runs", filters: filters.Encode()}
+	query.BeforeSeq = place.parse(in.Cursor, f)
 	if err := f.err(); err != nil {
 		return nil, err
 	}

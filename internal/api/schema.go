@@ -25,9 +25,12 @@ const (
 	schemaTask        = "Task"
 	schemaRetry       = "Retry"
 	schemaConcurrency = "Concurrency"
+	schemaPause       = "Pause"
+	schemaPreview     = "CronPreview"
+	schemaBackfill    = "BackfillRequest"
 )
 
-const apiText = `activity-core keeps activity definitions: when something should happen (cron, an event, by hand) and what ` +
+const apiText = `activity-core keeps activity definitions: when something should happen (cron, a single time, an event, by hand) and what ` +
 	`should be done (tasks). Every due moment becomes one row of the ledger and at most one run.
 
 Every path answers with and without a trailing slash. Errors are RFC 9457 problems; ` + "`errors`" + ` names each field ` +
@@ -42,7 +45,9 @@ func documentConfig() huma.Config {
 	config.Info.Description = apiText
 	config.Tags = []*huma.Tag{
 		{Name: tagDefinitions, Description: "What should happen, and when."},
+		{Name: tagTimes, Description: "When something is due."},
 		{Name: tagRuns, Description: "The ledger: what became of every due moment, and why."},
+		{Name: tagBackfills, Description: "Runs of past slots."},
 		{Name: tagOperations, Description: "For the platform."},
 	}
 	config.AllowAdditionalPropertiesByDefault = true // in answers, which may grow; bodies say false
@@ -66,8 +71,8 @@ func defineSchemas(registry huma.Registry) {
 		"backoff":          number("Each pause is this much longer than the one before. Default 2.", 1, 10),
 		"max_interval":     duration("The longest pause. Default 1m.", "1m"),
 	})
-	all[schemaConcurrency] = object("How many runs of the definition run at one time. Default: 1 with skip for cron, no limit "+
-		"for others.", []string{"limit"}, properties{
+	all[schemaConcurrency] = object("How many runs of the definition run at one time. Default: 1 with skip for cron and "+
+		"scheduled, no limit for others.", []string{"limit"}, properties{
 		"limit": integer("0 for no limit.", 0, definition.MaxConcurrency),
 		"on_limit": described(enumSchema(definition.OnLimitSkip, definition.OnLimitQueue),
 			"What becomes of an occurrence that finds the limit reached. Runs by hand always queue. Default skip."),
@@ -94,6 +99,9 @@ func defineSchemas(registry huma.Registry) {
 	}
 	all[schemaDefinition] = object("A stored definition, with the defaults filled in.",
 		[]string{"id", "revision", "name", "enabled", "trigger_config", "tasks", "created_at", "updated_at", "sync"}, stored)
+	for name, s := range requestSchemas() {
+		all[name] = s
+	}
 	for _, s := range all {
 		s.PrecomputeMessages()
 	}
@@ -109,10 +117,12 @@ func documentProperties() properties {
 	name := text("Unique.", 100)
 	name.Pattern = `^[a-z0-9][a-z0-9._-]{0,99}$`
 	return properties{
-		"name":           name,
-		"description":    text("", definition.MaxDescription),
-		"labels":         labels,
-		"enabled":        enabled,
+		"name":        name,
+		"description": text("", definition.MaxDescription),
+		"labels":      labels,
+		"enabled":     enabled,
+		"pause_reason": text("Why it is disabled, for people; the note of its schedule in Temporal shows it. Only while enabled is "+
+			"false, and gone when it becomes true.", definition.MaxPauseReason),
 		"trigger_config": ref(schemaTrigger),
 		"tasks":          tasks,
 		"concurrency":    ref(schemaConcurrency),
@@ -130,6 +140,10 @@ func triggerSchemas() map[string]*huma.Schema {
 		"What becomes of slots that are more than 60 s late: skip records them as missed, compress runs the newest, catchup runs "+
 			"all within misfire_window.")
 	misfire.Default = definition.MisfireSkip
+	runAt := text("The one time it is due: RFC 3339, or without an offset the local time of the time zone. It has to lie ahead.", 0)
+	runAt.Examples = []any{"2026-12-24T18:00:00+01:00", "2026-12-24T18:00"}
+	window := duration("How old a slot may be to be caught up. Default 24h.", "24h")
+	jitter := duration("Each run starts up to this much later, at random. Default none.", "30s")
 	eventType := text("The exact type of the events.", definition.MaxEventType)
 	eventType.Examples = []any{"user.created"}
 	filters := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: &huma.Schema{}, MaxProperties: new(definition.MaxFilters),
@@ -137,39 +151,47 @@ func triggerSchemas() map[string]*huma.Schema {
 		Examples:    []any{map[string]any{"tier": "pro"}}}
 	variants := map[string]*huma.Schema{
 		"CronTrigger": object("Due at the times of a cron expression.", []string{"trigger_type", "cron_expression"}, properties{
-			"trigger_type":    constant(string(definition.TriggerCron)),
+			"trigger_type":    constant(definition.TriggerCron),
 			"cron_expression": expression,
 			"timezone":        zone,
 			"misfire_policy":  misfire,
-			"misfire_window":  duration("How old a slot may be to be caught up. Default 24h.", "24h"),
-			"jitter":          duration("Each run starts up to this much later, at random. Default none.", "30s"),
+			"misfire_window":  window,
+			"jitter":          jitter,
 			"start_at":        timestamp("No slot before it."),
 			"end_at":          timestamp("No slot after it."),
 		}),
+		"ScheduledTrigger": object("Due once.", []string{"trigger_type", "run_at"}, properties{
+			"trigger_type":   constant(definition.TriggerScheduled),
+			"run_at":         runAt,
+			"timezone":       zone,
+			"misfire_policy": misfire,
+			"misfire_window": window,
+			"jitter":         jitter,
+		}),
 		"EventTrigger": object("Due when a matching event arrives.", []string{"trigger_type", "event_type"}, properties{
-			"trigger_type": constant(string(definition.TriggerEvent)),
+			"trigger_type": constant(definition.TriggerEvent),
 			"event_type":   eventType,
 			"filters":      filters,
 		}),
 		"ManualTrigger": object("Due by hand alone.", []string{"trigger_type"}, properties{
-			"trigger_type": constant(string(definition.TriggerManual)),
+			"trigger_type": constant(definition.TriggerManual),
 		}),
 	}
 	variants[schemaTrigger] = union("When it becomes due. Every definition can also be triggered by hand.", "trigger_type",
-		map[string]string{"cron": "CronTrigger", "event": "EventTrigger", "manual": "ManualTrigger"})
+		map[string]string{"cron": "CronTrigger", "scheduled": "ScheduledTrigger", "event": "EventTrigger", "manual": "ManualTrigger"})
 	return variants
 }
 
 // triggerPatch is trigger_config in a merge patch: any field of any type.
 func triggerPatch(all map[string]*huma.Schema) *huma.Schema {
 	fields := properties{}
-	for _, name := range []string{"CronTrigger", "EventTrigger"} {
+	for _, name := range []string{"CronTrigger", "ScheduledTrigger", "EventTrigger"} {
 		for field, s := range all[name].Properties {
 			fields[field] = s
 		}
 	}
-	fields = nullableFields(fields, "trigger_type", "cron_expression", "event_type")
-	fields["trigger_type"] = enumSchema(triggerWords...)
+	fields = nullableFields(fields, "trigger_type", "cron_expression", "run_at", "event_type")
+	fields["trigger_type"] = enumSchema(definition.TriggerTypes...)
 	return object("The fields to change. Another trigger_type replaces the whole trigger_config.", nil, fields)
 }
 
@@ -211,7 +233,7 @@ func taskSchemas() map[string]*huma.Schema {
 		name.Pattern = `^[a-z0-9][a-z0-9_-]{0,62}$`
 		out[t.schema] = object(t.text, []string{"name", "type", "with"}, properties{
 			"name":    name,
-			"type":    constant(string(t.kind)),
+			"type":    constant(t.kind),
 			"with":    object("", t.required, t.with),
 			"timeout": duration("Of the whole task, all attempts included. Default 5m.", "30s"),
 			"retry":   ref(schemaRetry),
@@ -220,6 +242,38 @@ func taskSchemas() map[string]*huma.Schema {
 	}
 	out[schemaTask] = union("One step of a run.", "type", mapping)
 	return out
+}
+
+// requestSchemas returns the schemas of the bodies of a few fields.
+func requestSchemas() map[string]*huma.Schema {
+	zone := text("IANA name of the time zone.", 0)
+	zone.Default, zone.Examples = "UTC", []any{"Europe/Berlin"}
+	count := integer("How many times to return at most.", 1, maxFires)
+	count.Default = defaultFires
+	missing := described(&huma.Schema{Type: huma.TypeBoolean, Default: true},
+		"Leave out the slots that ran or are about to: only those without a row, and those that were missed, skipped or called "+
+			"off and not made up for since. false: all of them.")
+	concurrent := integer("How many of its runs are started at one time.", 1, definition.MaxBackfillConcurrent)
+	concurrent.Default = 1
+	dryRun := described(&huma.Schema{Type: huma.TypeBoolean, Default: false}, "Only count the runs.")
+	return map[string]*huma.Schema{
+		schemaPause: object("", nil, properties{
+			"reason": nullable(text("Why, for people.", definition.MaxPauseReason)),
+		}),
+		schemaPreview: object("", []string{"cron_expression"}, properties{
+			"cron_expression": text("Five fields as in crontab(5), or @hourly and the like, or @every with a duration.", 0),
+			"timezone":        nullable(zone),
+			"count":           nullable(count),
+			"from":            nullable(timestamp("The times at and after it. Default: now.")),
+		}),
+		schemaBackfill: object("", []string{"from", "to"}, properties{
+			"from":           timestamp("The first instant of the range, inclusive."),
+			"to":             timestamp("The last instant of the range, inclusive; not in the future."),
+			"only_missing":   nullable(missing),
+			"max_concurrent": nullable(concurrent),
+			"dry_run":        nullable(dryRun),
+		}),
+	}
 }
 
 // Request bodies.
@@ -231,6 +285,9 @@ func createBody() *huma.RequestBody {
 			"cron": `{"name": "daily-report", "trigger_config": {"trigger_type": "cron", "cron_expression": "0 9 * * 1-5",
 				"timezone": "Europe/Berlin", "misfire_policy": "skip"},
 				"tasks": [{"name": "note", "type": "log", "with": {"message": "time for the report"}}]}`,
+			"scheduled": `{"name": "release-note", "trigger_config": {"trigger_type": "scheduled", "run_at": "2126-12-24T18:00",
+				"timezone": "Europe/Berlin"},
+				"tasks": [{"name": "note", "type": "log", "with": {"message": "time to tell"}}]}`,
 			"event": `{"name": "user-onboarding", "trigger_config": {"trigger_type": "event", "event_type": "user.created",
 				"filters": {"tier": "pro"}},
 				"tasks": [{"name": "welcome", "type": "http", "timeout": "1m", "retry": {"max_attempts": 5},
@@ -269,6 +326,34 @@ func triggerBody() *huma.RequestBody {
 	}}}
 }
 
+func pauseBody() *huma.RequestBody {
+	return &huma.RequestBody{Content: map[string]*huma.MediaType{jsonType: {
+		Schema: ref(schemaPause), Examples: examples(map[string]string{"reason": `{"reason": "the target moves house"}`}),
+	}}}
+}
+
+func previewBody() *huma.RequestBody {
+	return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{jsonType: {
+		Schema: ref(schemaPreview),
+		Examples: examples(map[string]string{
+			"working days": `{"cron_expression": "0 9 * * 1-5", "timezone": "Europe/Berlin"}`,
+			"a change of the clocks": `{"cron_expression": "30 2 * * *", "timezone": "Europe/Berlin", "count": 3,
+				"from": "2026-03-28T00:00:00+01:00"}`,
+		}),
+	}}}
+}
+
+func backfillBody() *huma.RequestBody {
+	return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{jsonType: {
+		Schema: ref(schemaBackfill),
+		Examples: examples(map[string]string{
+			"count": `{"from": "2026-01-31T00:00:00Z", "to": "2026-01-31T12:00:00Z", "dry_run": true}`,
+			"all, three at a time": `{"from": "2026-01-31T00:00:00Z", "to": "2026-01-31T12:00:00Z", "only_missing": false,
+				"max_concurrent": 3}`,
+		}),
+	}}}
+}
+
 // Builders of schemas.
 
 type properties = map[string]*huma.Schema
@@ -302,7 +387,7 @@ func text(description string, most int) *huma.Schema {
 	return s
 }
 
-func constant(value string) *huma.Schema { return enumSchema(value) }
+func constant[T ~string](value T) *huma.Schema { return enumSchema(value) }
 
 func duration(description, example string) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Description: description + " A number with a unit, as in 90s, 5m or 1h30m.",
@@ -331,12 +416,16 @@ func nullableFields(p properties, except ...string) properties {
 		case s.Ref != "":
 			out[name] = &huma.Schema{OneOf: []*huma.Schema{s, {Type: "null"}}}
 		default:
-			null := *s
-			null.Nullable = true
-			out[name] = &null
+			out[name] = nullable(s)
 		}
 	}
 	return out
+}
+
+func nullable(s *huma.Schema) *huma.Schema {
+	null := *s
+	null.Nullable = true
+	return &null
 }
 
 func examples(of map[string]string) map[string]*huma.Example {

@@ -41,25 +41,28 @@ type DefinitionList struct {
 
 // RunSummary is the JSON of a run in a list.
 type RunSummary struct {
-	ID             string                 `json:"id" format:"uuid"`
-	DefinitionID   string                 `json:"definition_id" format:"uuid"`
-	DefinitionName string                 `json:"definition_name" doc:"The name at the time of acceptance."`
-	Revision       int                    `json:"revision" doc:"The revision of the definition that runs."`
-	Trigger        definition.TriggerKind `json:"trigger" enum:"cron,event,manual" doc:"What made it due."`
-	OccurrenceKey  string                 `json:"occurrence_key" doc:"Names the due moment, once per definition: cron-<slot>, event-<event id> or manual-<uuid>."`
-	Status         runStatus              `json:"status" doc:"accepted, queued and running go on; the others are final."`
-	Reason         *string                `json:"reason" doc:"Why it has this outcome, as one word of a closed list; null for a run that succeeded or goes on."`
-	Error          *string                `json:"error" doc:"One sentence for a person; null when there is none."`
-	EventID        *string                `json:"event_id" doc:"Of the event that made it due."`
-	EventType      *string                `json:"event_type" doc:"Of the event that made it due."`
-	TraceID        *string                `json:"trace_id" doc:"Of the event, or of the request that triggered it (header traceparent)."`
-	SlotAt         *time.Time             `json:"slot_at" nullable:"true" doc:"The nominal time of a cron run."`
-	AcceptedAt     time.Time              `json:"accepted_at" doc:"When it was written to the ledger."`
-	StartedAt      *time.Time             `json:"started_at" nullable:"true" doc:"When its tasks began."`
-	FinishedAt     *time.Time             `json:"finished_at" nullable:"true"`
-	DurationMS     *int64                 `json:"duration_ms" doc:"From started_at to finished_at, in milliseconds."`
-	WorkflowID     string                 `json:"workflow_id" doc:"The id of its Temporal workflow."`
-	WorkflowRunID  *string                `json:"workflow_run_id" doc:"Temporal's run id; null before it began."`
+	ID             string      `json:"id" format:"uuid"`
+	DefinitionID   string      `json:"definition_id" format:"uuid"`
+	DefinitionName string      `json:"definition_name" doc:"The name at the time of acceptance."`
+	Revision       int         `json:"revision" doc:"The revision of the definition that runs."`
+	Trigger        triggerKind `json:"trigger" doc:"What made it due; the slots of a scheduled trigger are cron too."`
+	OccurrenceKey  string      `json:"occurrence_key" doc:"Names the due moment, once per definition: cron-<slot>, event-<event id>, manual-<uuid> or, for a run that makes up for another one, rerun-<run id>-<n>."`
+	Status         runStatus   `json:"status" doc:"accepted, queued and running go on; the others are final."`
+	Reason         *string     `json:"reason" doc:"Why it has this outcome, as one word of a closed list; null for a run that succeeded or goes on."`
+	Error          *string     `json:"error" doc:"One sentence for a person; null when there is none."`
+	EventID        *string     `json:"event_id" doc:"Of the event that made it due."`
+	EventType      *string     `json:"event_type" doc:"Of the event that made it due."`
+	TraceID        *string     `json:"trace_id" doc:"Of the event, or of the request that triggered it (header traceparent)."`
+	SlotAt         *time.Time  `json:"slot_at" nullable:"true" doc:"The nominal time of a run that the clock made due, or that a backfill made up for."`
+	CatchUp        bool        `json:"catch_up" doc:"Whether it is a late slot that runs in its turn after the earlier ones."`
+	RerunOf        *string     `json:"rerun_of" format:"uuid" doc:"The run that this one makes up for; null for none."`
+	BackfillID     *string     `json:"backfill_id" format:"uuid" doc:"The backfill that made it; null for none."`
+	AcceptedAt     time.Time   `json:"accepted_at" doc:"When it was written to the ledger."`
+	StartedAt      *time.Time  `json:"started_at" nullable:"true" doc:"When its tasks began."`
+	FinishedAt     *time.Time  `json:"finished_at" nullable:"true"`
+	DurationMS     *int64      `json:"duration_ms" doc:"From started_at to finished_at, in milliseconds."`
+	WorkflowID     string      `json:"workflow_id" doc:"The id of its Temporal workflow."`
+	WorkflowRunID  *string     `json:"workflow_run_id" doc:"Temporal's run id; null before it began."`
 }
 
 // Run is the JSON of one run.
@@ -88,10 +91,78 @@ type RunList struct {
 	NextCursor *string      `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
 }
 
-// runStatus describes itself with every status that there is.
-type runStatus definition.RunStatus
+// Backfill is the JSON of a backfill: runs of past slots, which somebody asked for.
+type Backfill struct {
+	ID             *string        `json:"id" format:"uuid" doc:"null in a dry run."`
+	DefinitionID   string         `json:"definition_id" format:"uuid"`
+	DefinitionName string         `json:"definition_name" doc:"The name at the time of the request."`
+	Revision       int            `json:"revision" doc:"The revision of the definition that runs."`
+	From           time.Time      `json:"from" doc:"The first instant of the range, inclusive."`
+	To             time.Time      `json:"to" doc:"The last instant of the range, inclusive."`
+	OnlyMissing    bool           `json:"only_missing" doc:"Whether slots that ran, or are about to, are left out."`
+	MaxConcurrent  int            `json:"max_concurrent" doc:"How many of its runs are started at one time."`
+	Status         backfillStatus `json:"status" doc:"active: some of its runs have not ended. completed: all have. canceled: what had not begun was canceled. In a dry run: what it would be."`
+	Total          int            `json:"total" doc:"How many runs it makes, oldest slot first."`
+	CreatedAt      time.Time      `json:"created_at" doc:"In a dry run: when it was counted."`
+	FinishedAt     *time.Time     `json:"finished_at" nullable:"true"`
+	Runs           map[string]int `json:"runs" doc:"How many of its runs have each status; a status that none has is absent. accepted ones wait for their turn. Empty in a dry run."`
+	DryRun         bool           `json:"dry_run" doc:"Whether nothing was stored."`
+}
 
-func (runStatus) Schema(huma.Registry) *huma.Schema { return enumSchema(runStatusWords()...) }
+// BackfillList is one page of backfills.
+type BackfillList struct {
+	Items      []Backfill `json:"items" nullable:"false"`
+	NextCursor *string    `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
+}
+
+// Fires tells when something is due.
+type Fires struct {
+	Fires       []Fire   `json:"fires" nullable:"false" doc:"In order."`
+	Description string   `json:"description" doc:"When it is due, in words." example:"At 09:00, Monday to Friday (Europe/Berlin)"`
+	Warnings    []string `json:"warnings" nullable:"false" doc:"What may surprise, one sentence or two each."`
+}
+
+// Fire is one due time.
+type Fire struct {
+	UTC   string  `json:"utc" format:"date-time" doc:"The nominal time, which names the slot." example:"2026-03-29T01:00:00Z"`
+	Local string  `json:"local" format:"date-time" doc:"The same instant on the clocks of the time zone." example:"2026-03-29T03:00:00+02:00"`
+	Note  *string `json:"note" doc:"What a change of the clocks means for it; null when nothing is special."`
+}
+
+// SyncResult is what a comparison of all schedules did, or in a dry run would do. Every schedule counts once.
+type SyncResult struct {
+	DryRun    bool          `json:"dry_run" doc:"Whether nothing was changed."`
+	Complete  bool          `json:"complete" doc:"false when the time limit cut it off; what it did until then is told."`
+	Created   int           `json:"created"`
+	Updated   int           `json:"updated" doc:"Those that also became paused or unpaused count as that."`
+	Paused    int           `json:"paused"`
+	Unpaused  int           `json:"unpaused"`
+	Deleted   int           `json:"deleted"`
+	Unchanged int           `json:"unchanged"`
+	Failed    int           `json:"failed" doc:"Workers go on trying these."`
+	Failures  []SyncFailure `json:"failures" nullable:"false"`
+}
+
+// SyncFailure is one schedule that could not be brought up to date.
+type SyncFailure struct {
+	DefinitionID string `json:"definition_id" format:"uuid"`
+	Error        string `json:"error"`
+}
+
+// The words of these types describe themselves with every one that there is.
+type (
+	runStatus      definition.RunStatus
+	triggerKind    definition.TriggerKind
+	backfillStatus definition.BackfillStatus
+)
+
+func (runStatus) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.RunStatuses...) }
+
+func (triggerKind) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.TriggerKinds...) }
+
+func (backfillStatus) Schema(huma.Registry) *huma.Schema {
+	return enumSchema(definition.BackfillActive, definition.BackfillCompleted, definition.BackfillCanceled)
+}
 
 func definitionJSON(s definition.Stored) Definition {
 	out := Definition{
@@ -108,15 +179,28 @@ func definitionJSON(s definition.Stored) Definition {
 
 func runSummaryJSON(r definition.Run) RunSummary {
 	out := RunSummary{
-		ID: r.ID, DefinitionID: r.DefinitionID, DefinitionName: r.DefinitionName, Revision: r.Revision, Trigger: r.Kind,
+		ID: r.ID, DefinitionID: r.DefinitionID, DefinitionName: r.DefinitionName, Revision: r.Revision, Trigger: triggerKind(r.Kind),
 		OccurrenceKey: r.Key, Status: runStatus(r.Status), Reason: optional(string(r.Reason)), Error: optional(r.Error),
 		EventID: optional(r.EventID), EventType: optional(r.EventType), TraceID: optional(r.TraceID),
-		SlotAt: utc(r.SlotAt), AcceptedAt: r.AcceptedAt.UTC(), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt),
+		SlotAt: utc(r.SlotAt), CatchUp: r.CatchUp, RerunOf: optional(r.RerunOf), BackfillID: optional(r.BackfillID), AcceptedAt: r.AcceptedAt.UTC(), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt),
 		WorkflowID: r.WorkflowID, WorkflowRunID: optional(r.WorkflowRunID),
 	}
 	if r.StartedAt != nil && r.FinishedAt != nil {
 		ms := r.FinishedAt.Sub(*r.StartedAt).Milliseconds()
 		out.DurationMS = &ms
+	}
+	return out
+}
+
+func backfillJSON(b definition.Backfill) Backfill {
+	out := Backfill{
+		ID: optional(b.ID), DefinitionID: b.DefinitionID, DefinitionName: b.DefinitionName, Revision: b.Revision,
+		From: b.From.UTC(), To: b.To.UTC(), OnlyMissing: b.OnlyMissing, MaxConcurrent: b.MaxConcurrent,
+		Status: backfillStatus(b.Status), Total: b.Total, CreatedAt: b.CreatedAt.UTC(), FinishedAt: utc(b.FinishedAt),
+		Runs: make(map[string]int, len(b.Runs)),
+	}
+	for status, n := range b.Runs {
+		out.Runs[string(status)] = n
 	}
 	return out
 }

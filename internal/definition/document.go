@@ -176,10 +176,22 @@ var (
 	labelPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._/-]{0,62}$`)
 )
 
-// Pause returns the document disabled, with the reason; one that is disabled already gets the reason.
+// Pause returns the document disabled, with the reason; one that is disabled already gets the reason. Nothing else is checked:
+// a definition that a newer rule refuses, or whose time zone is gone, is one that somebody wants to pause.
 func (d Document) Pause(reason string) (Document, error) {
 	d.Enabled, d.PauseReason = false, reason
-	return d, d.Validate()
+	var f faults
+	d.checkPauseReason(&f)
+	return d, f.err()
+}
+
+func (d *Document) checkPauseReason(f *faults) {
+	if d.PauseReason != "" && d.Enabled {
+		f.add("pause_reason", "only_disabled", "belongs to a disabled definition: leave it out, or set enabled to false")
+	}
+	if len([]rune(d.PauseReason)) > MaxPauseReason {
+		f.add("pause_reason", "max_length", "must be at most %d characters long", MaxPauseReason)
+	}
 }
 
 // Resume returns the document enabled.
@@ -188,16 +200,24 @@ func (d Document) Resume() (Document, error) {
 	return d, d.Validate()
 }
 
-// CheckFuture refuses a single due time that is past: such a definition would never be due, without a word.
-func (d *Document) CheckFuture(now time.Time) error {
+// CheckStillDue refuses a single due time that is past where a definition comes to have it (before is nil for a new one, or the
+// document before a change), and the enabling of a definition that has one: it would never be due, without a word. Whatever
+// else is changed of one that is over is legal.
+func (d *Document) CheckStillDue(before *Document, now time.Time) error {
 	if d.Trigger.Type != TriggerScheduled {
 		return nil
 	}
-	if at, err := d.Trigger.RunTime(); err == nil && !at.After(now) {
-		return Invalid("trigger_config.run_at", "future", "is past (%s; it is %s): choose a time to come, or run the definition "+
-			"by hand with POST /activity-definitions/{id}/trigger", at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	at, err := d.Trigger.RunTime()
+	if err != nil || at.After(now) {
+		return nil // one that cannot be read was refused before
 	}
-	return nil
+	if before != nil && before.Trigger.Type == TriggerScheduled && (before.Enabled || !d.Enabled) {
+		if was, err := before.Trigger.RunTime(); err == nil && was.Equal(at) {
+			return nil
+		}
+	}
+	return Invalid("trigger_config.run_at", "future", "is past (%s; it is %s): choose a time to come, or run the definition "+
+		"by hand with POST /activity-definitions/{id}/trigger", at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 }
 
 // Validate reports every rule that the document breaks, as one InvalidError.
@@ -213,12 +233,7 @@ func (d *Document) Validate() error {
 	if len([]rune(d.Description)) > MaxDescription {
 		f.add("description", "max_length", "must be at most %d characters long", MaxDescription)
 	}
-	if d.PauseReason != "" && d.Enabled {
-		f.add("pause_reason", "only_disabled", "belongs to a disabled definition: leave it out, or set enabled to false")
-	}
-	if len([]rune(d.PauseReason)) > MaxPauseReason {
-		f.add("pause_reason", "max_length", "must be at most %d characters long", MaxPauseReason)
-	}
+	d.checkPauseReason(&f)
 	if len(d.Labels) > MaxLabels {
 		f.add("labels", "max_items", "has %d labels; at most %d are allowed", len(d.Labels), MaxLabels)
 	}
@@ -263,6 +278,15 @@ func decodeStrict(data []byte, into any) error {
 	return jsonv2.Unmarshal(data, into, jsonv2.RejectUnknownMembers(true))
 }
 
+// DecodeStrict reads the JSON of a request into a struct, as strictly as a definition is read and with the same words for
+// what is wrong; nil when nothing is.
+func DecodeStrict(data []byte, into any) *InvalidError {
+	if err := decodeStrict(data, into); err != nil {
+		return decodeFault(err)
+	}
+	return nil
+}
+
 // decodeFault turns a decoder's error into an InvalidError with the path of the field.
 func decodeFault(err error) *InvalidError {
 	var invalid *InvalidError
@@ -279,6 +303,9 @@ func decodeFault(err error) *InvalidError {
 			return Invalid(field, "duration", "must be a duration with a unit in quotes, as in \"90s\" or \"5m\"")
 		case semantic.GoType == reflect.TypeFor[time.Time]():
 			return Invalid(field, "time", "must be an RFC 3339 time, as in \"2026-01-31T09:00:00Z\"")
+		}
+		if want := wanted(semantic.GoType); want == wholeNumber && semantic.JSONKind == '0' {
+			return Invalid(field, "type", "must be %s", want)
 		}
 		return Invalid(field, "type", "must be %s, but is %s", wanted(semantic.GoType), kindName(semantic.JSONKind))
 	}
@@ -325,6 +352,8 @@ func joinPath(base, field string) string {
 	return base + "." + field
 }
 
+const wholeNumber = "a whole number"
+
 func wanted(t reflect.Type) string {
 	if t == nil {
 		return "another type"
@@ -338,7 +367,7 @@ func wanted(t reflect.Type) string {
 	case reflect.Bool:
 		return "true or false"
 	case reflect.Int, reflect.Int64:
-		return "a whole number"
+		return wholeNumber
 	case reflect.Float64:
 		return "a number"
 	case reflect.Slice:

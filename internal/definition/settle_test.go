@@ -280,17 +280,32 @@ func TestPauseAndResume(t *testing.T) {
 	}
 }
 
-func TestCheckFuture(t *testing.T) {
+func TestCheckStillDue(t *testing.T) {
 	t.Parallel()
-	once := clockDoc(t, `"trigger_type": "scheduled", "run_at": "2026-11-23T10:00", "timezone": "Europe/Berlin"`)
-	if err := once.CheckFuture(nine.Add(-time.Second)); err != nil {
-		t.Error(err)
+	once := func(at, more string) *Document {
+		return clockDoc(t, fmt.Sprintf(`"trigger_type": "scheduled", "run_at": %q, "timezone": "Europe/Berlin"`, at)+more)
 	}
-	if err := once.CheckFuture(nine); err == nil || !strings.Contains(err.Error(), "trigger_config.run_at: is past (2026-11-23T09:00:00Z") {
-		t.Errorf("a past time: %v", err)
-	}
-	if err := everyFive(t, "").CheckFuture(nine); err != nil {
-		t.Error(err)
+	off := once("2026-11-23T10:00", "")
+	off.Enabled = false
+	for name, tc := range map[string]struct {
+		after, before *Document
+		now           time.Time
+		refused       bool
+	}{
+		"new, to come":            {once("2026-11-23T10:00", ""), nil, nine.Add(-time.Second), false},
+		"new, just now":           {once("2026-11-23T10:00", ""), nil, nine, true},
+		"another edit":            {once("2026-11-23T10:00", `, "jitter": "1s"`), once("2026-11-23T10:00", ""), nine.Add(time.Hour), false},
+		"the same in other words": {once("2026-11-23T09:00:00Z", ""), once("2026-11-23T10:00", ""), nine.Add(time.Hour), false},
+		"another past time":       {once("2026-11-23T09:59", ""), once("2026-11-23T10:00", ""), nine.Add(time.Hour), true},
+		"enabled too late":        {once("2026-11-23T10:00", ""), off, nine.Add(time.Hour), true},
+		"disabled":                {off, once("2026-11-23T10:00", ""), nine.Add(time.Hour), false},
+		"was a cron":              {once("2026-11-23T10:00", ""), everyFive(t, ""), nine.Add(time.Hour), true},
+		"is a cron":               {everyFive(t, ""), nil, nine, false},
+	} {
+		err := tc.after.CheckStillDue(tc.before, tc.now)
+		if (err != nil) != tc.refused || err != nil && !strings.Contains(err.Error(), "trigger_config.run_at: is past (2026-11-23T") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

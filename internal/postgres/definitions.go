@@ -16,7 +16,7 @@ import (
 const actor = "api"
 
 // CreateDefinition stores a new definition, its first revision and its audit row, and marks its schedule to be made.
-// The error is ErrNameTaken when a live definition has the name.
+// The error is ErrNameTaken when a live definition has the name, and an InvalidError when its only due time is past.
 func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (definition.Stored, error) {
 	id := definition.NewID()
 	data, err := encode(doc)
@@ -33,7 +33,7 @@ func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (
 		if err != nil {
 			return err
 		}
-		if err := followDefinition(ctx, tx, id, 1, &doc, nil); err != nil {
+		if err := followDefinition(ctx, tx, id, 1, nil, &doc, nil); err != nil {
 			return err
 		}
 		if err := recordChange(ctx, tx, change{id: id, action: "create", revision: 1, doc: &doc, after: data}); err != nil {
@@ -123,7 +123,7 @@ func (s *Store) UpdateDefinition(
 		if err != nil {
 			return err
 		}
-		if err := followDefinition(ctx, tx, id, now.Revision+1, &doc, state); err != nil {
+		if err := followDefinition(ctx, tx, id, now.Revision+1, &now.Document, &doc, state); err != nil {
 			return err
 		}
 		err = recordChange(ctx, tx, change{id: id, action: "update", revision: now.Revision + 1, doc: &doc,
@@ -160,7 +160,7 @@ func (s *Store) DeleteDefinition(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		if err := followDefinition(ctx, tx, id, now.Revision+1, nil, state); err != nil {
+		if err := followDefinition(ctx, tx, id, now.Revision+1, &now.Document, nil, state); err != nil {
 			return err
 		}
 		return recordChange(ctx, tx, change{id: id, action: "delete", revision: now.Revision + 1, before: before,

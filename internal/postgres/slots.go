@@ -250,8 +250,12 @@ func settleFully(ctx context.Context, tx pgx.Tx, id string) (*state, []definitio
 	}
 }
 
-// followDefinition makes the state follow a definition that has just been written: its slots are those after the cursor.
-func followDefinition(ctx context.Context, tx pgx.Tx, id string, revision int, doc *definition.Document, st *state) error {
+// followDefinition makes the state follow a definition that has just been written: its slots are those after the cursor. before
+// is the document that it had, nil for none; doc is nil when it was deleted. A single due time that is not after the cursor
+// any more is refused.
+func followDefinition(
+	ctx context.Context, tx pgx.Tx, id string, revision int, before, doc *definition.Document, st *state,
+) error {
 	if st == nil && (doc == nil || !doc.Trigger.FollowsClock()) {
 		return nil
 	}
@@ -260,6 +264,11 @@ func followDefinition(ctx context.Context, tx pgx.Tx, id string, revision int, d
 		cursor = st.cursor
 	} else if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&cursor); err != nil {
 		return err
+	}
+	if doc != nil {
+		if err := doc.CheckStillDue(before, cursor); err != nil {
+			return err
+		}
 	}
 	var next *time.Time
 	if doc != nil && doc.Enabled && doc.Trigger.FollowsClock() {
