@@ -117,7 +117,7 @@ func (r *Reconciler) attendAll(ctx context.Context, candidates []candidate, dryR
 		wg    sync.WaitGroup
 		queue = make(chan candidate)
 	)
-	for range parallel {
+	for range hands {
 		wg.Go(func() {
 			for c := range queue {
 				outcome, err := r.attend(ctx, c, dryRun)
@@ -197,7 +197,7 @@ func (r *Reconciler) inTurn(ctx context.Context, c candidate) (Change, error) {
 		case err != nil:
 			return Change{}, err
 		case ok:
-			return r.carryOut(ctx, item, workTime, c.absent)
+			return r.carryOut(ctx, item, work{within: workTime, absent: c.absent, queues: true})
 		case time.Now().After(limit):
 			return Change{}, errors.New("another process keeps working on this schedule; run it again later")
 		}

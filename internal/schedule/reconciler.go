@@ -28,14 +28,17 @@ const (
 
 	// answerTime bounds SyncNow: somebody waits for an answer.
 	answerTime = 2 * time.Second
-	// leaseTime is longer than workTime and storeTime together, so that work ends before its lease does, and short, so that
-	// the lease of a killed process is soon free.
+	// leaseTime is as long as the waits for a turn, for Temporal and for the storage together, so that work ends before its
+	// lease does, and short, so that the lease of a killed process is soon free.
 	leaseTime = 5 * time.Second
+	turnTime  = time.Second
 	workTime  = 3 * time.Second
 	storeTime = time.Second
 
-	// parallel is how many schedules a process works on at one time.
+	// parallel is how many schedules a process reads and writes in Temporal at one time; hands is how many it works on, so that
+	// Temporal is not left waiting while leases are taken and results recorded.
 	parallel = 8
+	hands    = 12
 	// startSpread keeps workers that start together from comparing everything at the same moment.
 	startSpread = 3 * time.Second
 
@@ -110,6 +113,9 @@ type Reconciler struct {
 	synced     *prometheus.CounterVec
 	dirty      prometheus.Gauge
 
+	// turn is held while a schedule is read and written in Temporal.
+	turn chan struct{}
+
 	suspectsMu sync.Mutex
 	suspects   map[string]bool // schedules that the last comparison took for orphans
 
@@ -140,6 +146,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	r := &Reconciler{
 		store: o.Store, temporal: o.Temporal, taskQueue: o.TaskQueue, log: o.Log, poll: o.Poll, fullEvery: o.FullEvery,
 		registerer: o.Registerer,
+		turn:       make(chan struct{}, parallel),
 		synced: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "actcore_schedule_sync_total",
 			Help: "Looks at one definition's Temporal Schedule, by what they led to.",
@@ -177,7 +184,7 @@ func (r *Reconciler) SyncNow(ctx context.Context, definitionID string) (definiti
 		}
 		if ok {
 			// What is left of the time, less what it takes to store the result.
-			_, err := r.carryOut(ctx, item, max(time.Until(deadline)-answerTime/8, answerTime/4), false)
+			_, err := r.carryOut(ctx, item, work{within: max(time.Until(deadline)-answerTime/8, answerTime/4)})
 			return r.status(ctx, item, err)
 		}
 		stored, err := r.store.GetDefinition(ctx, definitionID)
@@ -240,7 +247,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 func (r *Reconciler) followDirty(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	free, done := parallel, make(chan struct{}, parallel)
+	free, done := hands, make(chan struct{}, hands)
 	var trouble string
 	for ctx.Err() == nil {
 		if free == 0 {
@@ -257,7 +264,7 @@ func (r *Reconciler) followDirty(ctx context.Context) {
 			free--
 			wg.Go(func() {
 				defer func() { done <- struct{}{} }()
-				r.carryOut(ctx, item, workTime, false) //nolint:errcheck // recorded with the item
+				r.carryOut(ctx, item, work{within: workTime, queues: true}) //nolint:errcheck // recorded with the item
 			})
 		}
 		if len(items) == asked {
@@ -331,12 +338,19 @@ func (r *Reconciler) mark(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// carryOut makes the schedule of a leased definition as wanted, within the time given, and gives the lease back. It goes
-// on to its end although the context is canceled: the lease must not outlive its owner.
-func (r *Reconciler) carryOut(ctx context.Context, item definition.SyncItem, within time.Duration, absent bool) (Change, error) {
+// work is how one schedule is brought up to date.
+type work struct {
+	within time.Duration // the time for it
+	absent bool          // a hint that there is no schedule yet
+	queues bool          // it is one of many and waits for a turn
+}
+
+// carryOut makes the schedule of a leased definition as wanted and gives the lease back. It goes on to its end although the
+// context is canceled: the lease must not outlive its owner.
+func (r *Reconciler) carryOut(ctx context.Context, item definition.SyncItem, w work) (Change, error) {
 	ctx = context.WithoutCancel(ctx)
 	failpoint.Hit("sync-leased")
-	change, hash, err := r.bring(ctx, item, within, absent)
+	change, hash, err := r.bring(ctx, item, w)
 	failpoint.Hit("sync-read-back")
 	outcome := change.Outcome()
 	if err != nil {
@@ -372,8 +386,11 @@ func (r *Reconciler) carryOut(ctx context.Context, item definition.SyncItem, wit
 }
 
 // bring does the part of carryOut that is not about the lease. It returns the hash to be recorded.
-func (r *Reconciler) bring(ctx context.Context, item definition.SyncItem, within time.Duration, absent bool) (Change, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, within)
+func (r *Reconciler) bring(ctx context.Context, item definition.SyncItem, w work) (Change, string, error) {
+	if w.queues {
+		defer r.await()()
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.within)
 	defer cancel()
 	at, err := r.place(ctx)
 	if err != nil {
@@ -392,12 +409,24 @@ func (r *Reconciler) bring(ctx context.Context, item definition.SyncItem, within
 			err = r.store.ScheduleRemade(ctx, item.DefinitionID)
 		}
 	} else {
-		change, err = r.manager(at).reach(ctx, item.DefinitionID, want, absent)
+		change, err = r.manager(at).reach(ctx, item.DefinitionID, want, w.absent)
 	}
 	if isOutage(err) {
 		err = fmt.Errorf("temporal does not answer: %w", err)
 	}
 	return change, hashOf(want), err
+}
+
+// await waits for a turn, no longer than the lease allows, and returns what gives it back.
+func (r *Reconciler) await() (done func()) {
+	timer := time.NewTimer(turnTime)
+	defer timer.Stop()
+	select {
+	case r.turn <- struct{}{}:
+		return func() { <-r.turn }
+	case <-timer.C:
+		return func() {}
+	}
 }
 
 func hashOf(want *Spec) string {
