@@ -87,9 +87,9 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 	}
 	bare += rest
 
-	var calls calls
+	var calls testenv.Calls
 	c, err := client.Dial(client.Options{HostPort: s.b.stack.TemporalAddress, Namespace: s.b.namespace, Logger: testenv.Quiet(),
-		ConnectionOptions: client.ConnectionOptions{DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(calls.count)}}})
+		ConnectionOptions: client.ConnectionOptions{DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(calls.Count)}}})
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 	// The list of schedules lags a little behind the schedules: the first look may find things to describe.
 	if err := wait(ctx, 2*time.Minute, func() (bool, error) {
 		result, err := r.SyncAll(ctx, false)
-		return result.Unchanged == n+len(old) && calls.take()["DescribeSchedule"] == 0, err
+		return result.Unchanged == n+len(old) && calls.Take()["DescribeSchedule"] == 0, err
 	}); err != nil {
 		return nil, fmt.Errorf("wait for nothing to do: %w", err)
 	}
@@ -130,11 +130,11 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 		close(stop)
 		changes.Wait()
 	}
-	calls.take()
+	calls.Take()
 	if err := wait(ctx, 2*time.Minute, func() (bool, error) {
 		began := time.Now()
 		result, err := r.SyncAll(ctx, false)
-		quiet, seen = time.Since(began), calls.take()
+		quiet, seen = time.Since(began), calls.Take()
 		return result.Unchanged == n+len(old) && seen["DescribeSchedule"] == 0, err
 	}); err != nil {
 		return nil, fmt.Errorf("wait for nothing to do: %w", err)
@@ -277,36 +277,6 @@ func (s *system) describeEach(ctx context.Context, c client.Client, ids []string
 	}
 	err := group.Wait()
 	return time.Since(began), err
-}
-
-// calls counts a client's calls by method.
-type calls struct {
-	mu sync.Mutex
-	by map[string]int
-}
-
-func (c *calls) count(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
-	opts ...grpc.CallOption,
-) error {
-	c.mu.Lock()
-	if c.by == nil {
-		c.by = map[string]int{}
-	}
-	c.by[method[strings.LastIndex(method, "/")+1:]]++
-	c.mu.Unlock()
-	return invoke(ctx, method, req, reply, cc, opts...)
-}
-
-// take returns the counts and begins anew.
-func (c *calls) take() map[string]int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	by := c.by
-	c.by = nil
-	if by == nil {
-		by = map[string]int{}
-	}
-	return by
 }
 
 // measureHerd: many definitions due in the same minute. How late their runs begin is told beside what the limits explain.

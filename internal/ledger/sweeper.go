@@ -158,7 +158,7 @@ func (s *Sweeper) sweep(ctx context.Context) (full bool, err error) {
 	noting, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
 	if len(found) > 0 {
-		slices.Sort(found) // two sweepers that update the same rows in different orders would deadlock
+		slices.Sort(found)
 		cause = errors.Join(cause, s.o.Store.SlotsRecovered(noting, slices.Compact(found)))
 	}
 	if len(back) > 0 {

@@ -392,11 +392,18 @@ func acceptGhost(ctx context.Context, tx pgx.Tx, b definition.Begin, st *state) 
 // SlotsRecovered notes that these definitions' slots were started by the sweeper and not by their schedules, and asks for a
 // look at those.
 func (s *Store) SlotsRecovered(ctx context.Context, definitionIDs []string) error {
-	_, err := s.pool.Exec(ctx, `
-		UPDATE cron_state SET recovered = recovered + 1, recovered_since = COALESCE(recovered_since, now())
-		WHERE definition_id = ANY($1::uuid[])`, definitionIDs)
+	// Two sweepers may take the same rows in different orders.
+	err := retried(func() error {
+		_, err := s.pool.Exec(ctx, `
+			UPDATE cron_state SET recovered = recovered + 1, recovered_since = COALESCE(recovered_since, now())
+			WHERE definition_id = ANY($1::uuid[])`, definitionIDs)
+		return err
+	})
 	if err == nil {
-		_, err = s.pool.Exec(ctx, markSync, definitionIDs)
+		err = retried(func() error {
+			_, err := s.pool.Exec(ctx, markSync, definitionIDs)
+			return err
+		})
 	}
 	return translate("note recovered slots", err)
 }

@@ -534,15 +534,16 @@ func TestNothingToDoIsCheap(t *testing.T) {
 	if result, first := b.all(t, false); result.Failed != 0 || first && (result.Created != n || result.Unchanged != 1) {
 		t.Fatalf("first = %+v", result)
 	}
-	var calls calls
-	r, _ := reconciler(t, b.store, dial(t, testenv.Stack(t).TemporalAddress, calls.count))
+	var calls testenv.Calls
+	r, _ := reconciler(t, b.store, dial(t, testenv.Stack(t).TemporalAddress, calls.Count))
 	testenv.Eventually(t, time.Minute, "nothing but lists", func(ctx context.Context) (bool, error) {
-		calls.reset()
+		calls.Take()
 		result, err := r.SyncAll(ctx, false)
 		if err != nil || result.Unchanged+result.Failed != n+1 {
 			return false, fmt.Errorf("result %+v, %v", result, err)
 		}
-		return calls.of("ListSchedules") == 1 && calls.of("DescribeSchedule") == 0 && calls.of("UpdateSchedule") == 0, nil
+		seen := calls.Take()
+		return seen["ListSchedules"] == 1 && seen["DescribeSchedule"] == 0 && seen["UpdateSchedule"] == 0, nil
 	})
 }
 
@@ -730,33 +731,6 @@ func TestNewReconcilerNamesWhatIsMissing(t *testing.T) {
 	if _, err := schedule.NewReconciler(full); err != nil {
 		t.Error(err)
 	}
-}
-
-// calls counts gRPC calls by method.
-type calls struct {
-	mu sync.Mutex
-	by map[string]int
-}
-
-func (c *calls) count(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
-	opts ...grpc.CallOption,
-) error {
-	c.mu.Lock()
-	c.by[method[strings.LastIndex(method, "/")+1:]]++
-	c.mu.Unlock()
-	return invoke(ctx, method, req, reply, cc, opts...)
-}
-
-func (c *calls) reset() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.by = map[string]int{}
-}
-
-func (c *calls) of(method string) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.by[method]
 }
 
 // dial returns a client that connects when it is used, with the interceptor nearest to the wire.
