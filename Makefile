@@ -22,7 +22,7 @@ TEST_TIMEOUT ?= 20m
 # The database of `make dev`.
 ACTCORE_DB_URL ?= postgres://actcore:actcore@localhost:5433/actcore
 
-.PHONY: help dev dev-reset build test lint bench migrate seed fmt generate verify
+.PHONY: help dev dev-reset build test test-faults lint bench migrate seed fmt generate verify
 
 help: ## print this list
 	@echo 'Usage: make TARGET'
@@ -52,6 +52,9 @@ test: build ## run all tests against real servers, started for this run alone
 		(cd $$module && go test -count=1 -timeout $(TEST_TIMEOUT) $(TESTFLAGS) ./...) || status=1; \
 	done; \
 	exit $$status
+
+test-faults: build ## fault tests that take minutes: outages, kills, and schedules changed behind our back
+	@bin/devstack exec -- go test -tags faults -count=1 -timeout 15m $(TESTFLAGS) ./test/faults
 
 lint: ## format check, vet, golangci-lint, workflowcheck and govulncheck
 	@sh scripts/lint.sh . $(MODULES)

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/failpoint"
 )
 
 type definitionOutput struct {
@@ -186,6 +187,7 @@ func (a *API) deleteDefinition(ctx context.Context, in *definitionIDInput) (*str
 // definition is committed by now, so failing is no failure of the request: a worker goes on trying. Neither is a client
 // that has gone a reason to leave the schedule behind.
 func (a *API) syncSchedule(ctx context.Context, stored *definition.Stored) {
+	failpoint.Hit("api-committed")
 	if stored.Sync.State == "" || stored.Sync.State == definition.SyncSynced {
 		return
 	}

@@ -115,19 +115,7 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 // by itself.
 func TestPostgresStoppedLosesNothing(t *testing.T) {
 	t.Parallel()
-	stack := ownStack(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	database, _, err := testenv.CloneDatabase(ctx, stack.PostgresURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	namespace, err := testenv.MakeNamespace(ctx, stack.TemporalAddress)
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := testenv.Names(t)
-	s := newSystemOn(t, stack, database, namespace, names)
+	s := newSystemOnOwnStack(t)
 	services := []*process{s.start("api"), s.start("event-router"), s.start("worker")}
 	id := s.create(eventDefinition)
 	const n = 400
@@ -137,11 +125,11 @@ func TestPostgresStoppedLosesNothing(t *testing.T) {
 		counts, err := s.counts(ctx, id)
 		return counts["succeeded"] > 5, err
 	})
-	control(t, stack, "/postgres/stop?mode=immediate")
+	s.Control("/postgres/stop?mode=immediate")
 	stopped := time.Now()
 	for _, p := range services {
-		testenv.Eventually(t, 8*time.Second, p.name+" says that it is not ready", func(ctx context.Context) (bool, error) {
-			return !httpOK(ctx, p.ready), nil
+		testenv.Eventually(t, 8*time.Second, p.Name+" says that it is not ready", func(ctx context.Context) (bool, error) {
+			return !httpOK(ctx, p.Ready), nil
 		})
 	}
 	if status, answer, err := s.tryCall(t.Context(), "GET", "/activity-definitions/", ""); err != nil || status != 503 {
@@ -150,7 +138,7 @@ func TestPostgresStoppedLosesNothing(t *testing.T) {
 	testenv.Eventually(t, 30*time.Second, "10 s have passed", func(context.Context) (bool, error) {
 		return time.Since(stopped) >= 10*time.Second, nil
 	})
-	control(t, stack, "/postgres/start")
+	s.Control("/postgres/start")
 	for _, p := range services {
 		p.waitReady()
 	}
@@ -160,7 +148,7 @@ func TestPostgresStoppedLosesNothing(t *testing.T) {
 	s.exactlyOnce(id, n, 4*time.Minute)
 	for _, p := range services {
 		if p.ended() {
-			t.Errorf("%s did not live through the outage", p.name)
+			t.Errorf("%s did not live through the outage", p.Name)
 		}
 	}
 }
