@@ -6,6 +6,7 @@ package failpoint
 
 import (
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,14 +23,16 @@ func Hit(name string) {
 	if !ok || armed != name {
 		return
 	}
-	signal := syscall.SIGKILL
-	if action == "stop" {
-		signal = syscall.SIGSTOP
-	}
 	once.Do(func() {
-		_ = syscall.Kill(os.Getpid(), signal)
-		for signal == syscall.SIGKILL { // nothing more happens until the signal arrives
-			select {}
+		// Neither signal takes effect at once: a thread may go on for a moment, and would be past the point by then.
+		continued := make(chan os.Signal, 1)
+		end := syscall.SIGKILL
+		if action == "stop" {
+			end = syscall.SIGSTOP
+			signal.Notify(continued, syscall.SIGCONT)
+			defer signal.Stop(continued)
 		}
+		_ = syscall.Kill(os.Getpid(), end)
+		<-continued
 	})
 }
