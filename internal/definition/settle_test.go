@@ -196,7 +196,7 @@ func TestSettleAccountsForEverySlot(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	for range 400 {
+	for range 150 {
 		period := time.Duration(1+r.IntN(600)) * time.Second
 		policy := []string{MisfireSkip, MisfireCompress, MisfireCatchup}[r.IntN(3)]
 		jitter, window := time.Duration(r.IntN(90))*time.Second, time.Duration(1+r.IntN(120))*time.Minute
