@@ -73,7 +73,7 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 		old = append(old, d.ID)
 	}
 	// Half of the bare loop before ours and half after, for the servers slow down as they fill.
-	bare, err := s.b.createBare(ctx, n/2)
+	bare, _, err := s.b.createBare(ctx, n/2)
 	if err != nil {
 		return nil, err
 	}
@@ -81,11 +81,20 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	rest, err := s.b.createBare(ctx, n-n/2)
+	rest, last, err := s.b.createBare(ctx, n-n/2)
 	if err != nil {
 		return nil, err
 	}
 	bare += rest
+	// Temporal accepts schedules faster than it begins them; it answers for the last one when it has caught up.
+	if err := wait(ctx, 5*time.Minute, func() (bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err := s.b.temporal.ScheduleClient().GetHandle(ctx, last).Describe(ctx)
+		return err == nil, nil
+	}); err != nil {
+		return nil, fmt.Errorf("wait for Temporal to catch up: %w", err)
+	}
 
 	var calls testenv.Calls
 	c, err := client.Dial(client.Options{HostPort: s.b.stack.TemporalAddress, Namespace: s.b.namespace, Logger: testenv.Quiet(),
@@ -142,6 +151,7 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 	if describe, err = s.describeEach(ctx, c, ids); err != nil {
 		return nil, err
 	}
+	slices.Sort(meanwhile)
 	changed := seen["UpdateSchedule"] + seen["CreateSchedule"] + seen["DeleteSchedule"] + seen["PatchSchedule"]
 	return []figure{
 		{fmt.Sprintf("bare loop of %d schedule creates", n), bare.Seconds(), "s", ""},
@@ -154,7 +164,8 @@ func (s *system) schedules(ctx context.Context, n int) ([]figure, error) {
 		{"its lists", float64(seen["ListSchedules"]), "calls", "15 or fewer"},
 		{"describing each", describe.Seconds(), "s", ""},
 		{"nothing to do, times faster than describing", describe.Seconds() / quiet.Seconds(), "×", "20 or more"},
-		{"one change during a sync, slowest", slices.Max(meanwhile).Seconds(), "s", "1 or less"},
+		{"one change during a sync, median", meanwhile[len(meanwhile)/2].Seconds(), "s", "1 or less"},
+		{fmt.Sprintf("the slowest of %d", len(meanwhile)), slices.Max(meanwhile).Seconds(), "s", "1 or less"},
 	}, nil
 }
 
@@ -232,14 +243,17 @@ func (s *system) change(ctx context.Context, id string) (time.Duration, error) {
 	}
 }
 
-// createBare makes n schedules as ours are, and nothing else.
-func (b *bench) createBare(ctx context.Context, n int) (time.Duration, error) {
+// createBare makes n schedules as ours are, and nothing else. It returns how long that took, and the id of one of the last.
+func (b *bench) createBare(ctx context.Context, n int) (took time.Duration, last string, err error) {
 	began := time.Now()
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(syncConcurrency)
 	for i := range n {
 		group.Go(func() error {
 			id := definition.NewID()
+			if i == n-1 {
+				last = "bare-" + id
+			}
 			one := func(v int) []client.ScheduleRange { return []client.ScheduleRange{{Start: v, End: v, Step: 1}} }
 			_, err := b.temporal.ScheduleClient().Create(gctx, client.ScheduleOptions{
 				ID: "bare-" + id,
@@ -261,8 +275,8 @@ func (b *bench) createBare(ctx context.Context, n int) (time.Duration, error) {
 			return err
 		})
 	}
-	err := group.Wait()
-	return time.Since(began), err
+	err = group.Wait()
+	return time.Since(began), last, err
 }
 
 func (s *system) describeEach(ctx context.Context, c client.Client, ids []string) (time.Duration, error) {
