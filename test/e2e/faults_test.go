@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/activity-core/activity-core/internal/testenv"
-	harness "github.com/activity-core/activity-core/test/system"
+	"github.com/activity-core/activity-core/test/system"
 )
 
 // The short forms of the faults in test/faults, which take minutes.
@@ -16,20 +16,20 @@ import (
 // hands until the schedule is repaired.
 func TestBrokenSchedules(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t)
-	worker := s.start("worker")
-	s.start("api")
+	s := system.New(t)
+	worker := s.Start("worker")
+	s.Start("api")
 	worker.Compared()
-	from := harness.NextWhole(10*time.Second, 5*time.Second)
-	var accounts []harness.Account
+	from := system.NextWhole(10*time.Second, 5*time.Second)
+	var accounts []system.Account
 	for name, breakIt := range map[string]func(string){
 		"deleted": s.DeleteSchedule, "silent": s.SilenceSchedule, "paused": s.PauseSchedule,
 	} {
-		c := harness.Cron{Name: name, Every: 10 * time.Second, From: from, To: from.Add(30 * time.Second), NoLimit: true}
-		id := s.create(c.Document())
+		c := system.Cron{Name: name, Every: 10 * time.Second, From: from, To: from.Add(30 * time.Second), NoLimit: true}
+		id := s.Create(c.Document())
 		s.Synced(id, 20*time.Second)
 		breakIt(id)
-		accounts = append(accounts, harness.Account{Name: name, Definition: id, Slots: c.Slots(), Within: 25 * time.Second})
+		accounts = append(accounts, system.Account{Name: name, Definition: id, Slots: c.Slots(), Within: 25 * time.Second})
 	}
 	if late := time.Since(from); late > 0 {
 		t.Fatalf("the schedules were broken %s after the first slot", late)
@@ -43,9 +43,9 @@ func TestBrokenSchedules(t *testing.T) {
 			t.Errorf("%s: the schedule does not start its slots again: %s was started in its place", a.Name, last.Key)
 		}
 		s.Synced(a.Definition, 10*time.Second)
-		s.ScheduleIs(a.Definition, "active", 10*time.Second, harness.Active)
+		s.ScheduleIs(a.Definition, "active", 10*time.Second, system.Active)
 	}
-	if n := worker.metric("actcore_slots_recovered_total"); n < 3 {
+	if n := worker.Metric("actcore_slots_recovered_total"); n < 3 {
 		t.Errorf("actcore_slots_recovered_total = %v, want at least 3", n)
 	}
 }
@@ -53,21 +53,21 @@ func TestBrokenSchedules(t *testing.T) {
 // The API dies between the commit of a new definition and the write of its schedule: a worker writes it.
 func TestAPIKilledAfterCommit(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t)
-	s.start("worker")
-	api := s.start("api", "ACTCORE_FAIL=api-committed:kill")
-	from := harness.NextWhole(5*time.Second, 10*time.Second)
-	c := harness.Cron{Name: "orphan", Every: 5 * time.Second, From: from, To: from.Add(10 * time.Second), NoLimit: true}
-	if status, answer, err := s.tryCall(t.Context(), http.MethodPost, "/activity-definitions/", c.Document()); err == nil {
+	s := system.New(t)
+	s.Start("worker")
+	api := s.Start("api", "ACTCORE_FAIL=api-committed:kill")
+	from := system.NextWhole(5*time.Second, 10*time.Second)
+	c := system.Cron{Name: "orphan", Every: 5 * time.Second, From: from, To: from.Add(10 * time.Second), NoLimit: true}
+	if status, answer, err := s.TryCall(t.Context(), http.MethodPost, "/activity-definitions/", c.Document()); err == nil {
 		t.Fatalf("the API was to die, and answered %d: %v", status, answer)
 	}
 	api.WaitKilled(5 * time.Second)
 	delete(api.Env, "ACTCORE_FAIL")
-	api.run()
-	api.waitReady()
+	api.Run()
+	api.WaitReady()
 	id := s.Named(c.Name)
 	s.Synced(id, 10*time.Second)
-	slots := s.Accounted(harness.Account{Name: c.Name, Definition: id, Slots: c.Slots(), Within: 25 * time.Second})
+	slots := s.Accounted(system.Account{Name: c.Name, Definition: id, Slots: c.Slots(), Within: 25 * time.Second})
 	if last := slots[len(slots)-1]; !last.Scheduled {
 		t.Errorf("the schedule did not start %s", last.Key)
 	}
@@ -76,19 +76,19 @@ func TestAPIKilledAfterCommit(t *testing.T) {
 // A worker dies when it has written a schedule and nobody knows: another one finds it as it is to be.
 func TestWorkerKilledAfterScheduleWrite(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t)
+	s := system.New(t)
 	// This API's Temporal is away, so that only the workers can write schedules.
-	s.launch("api", "TEMPORAL_HOST=127.0.0.1:1")
+	s.Launch("api", "TEMPORAL_HOST=127.0.0.1:1")
 	testenv.Eventually(t, 30*time.Second, "the API answers", func(ctx context.Context) (bool, error) {
-		return httpOK(ctx, "http://"+s.apiAddr+"/healthz"), nil
+		return system.HTTPOK(ctx, "http://"+s.APIAddr+"/healthz"), nil
 	})
-	victim := s.launch("worker", "ACTCORE_FAIL=sync-written:kill")
-	from := harness.NextWhole(5*time.Second, 10*time.Second)
-	c := harness.Cron{Name: "written", Every: 5 * time.Second, From: from, To: from.Add(15 * time.Second), NoLimit: true}
-	id := s.create(c.Document())
+	victim := s.Launch("worker", "ACTCORE_FAIL=sync-written:kill")
+	from := system.NextWhole(5*time.Second, 10*time.Second)
+	c := system.Cron{Name: "written", Every: 5 * time.Second, From: from, To: from.Add(15 * time.Second), NoLimit: true}
+	id := s.Create(c.Document())
 	victim.WaitKilled(20 * time.Second)
-	s.ScheduleIs(id, "written", 5*time.Second, harness.Active)
-	s.start("worker")
+	s.ScheduleIs(id, "written", 5*time.Second, system.Active)
+	s.Start("worker")
 	s.Synced(id, 20*time.Second)
-	s.Accounted(harness.Account{Name: c.Name, Definition: id, Slots: c.Slots(), Within: 25 * time.Second})
+	s.Accounted(system.Account{Name: c.Name, Definition: id, Slots: c.Slots(), Within: 25 * time.Second})
 }

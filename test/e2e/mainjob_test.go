@@ -15,25 +15,26 @@ import (
 
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/activity-core/activity-core/internal/testenv"
+	"github.com/activity-core/activity-core/test/system"
 )
 
 // A cron definition from its creation to its deletion: its schedule follows, it fires on its minute, and Temporal's
 // search finds its runs.
 func TestCron(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t)
-	worker, api := s.start("worker"), s.start("api")
-	status, created := s.call("POST", "/activity-definitions/", `{"name": "each-minute",
+	s := system.New(t)
+	worker, api := s.Start("worker"), s.Start("api")
+	status, created := s.Call("POST", "/activity-definitions/", `{"name": "each-minute",
 		"trigger_config": {"trigger_type": "cron", "cron_expression": "* * * * *", "timezone": "Europe/Berlin"},
 		"tasks": [{"name": "say", "type": "log", "with": {"message": "tick"}}]}`)
 	if status != http.StatusCreated {
 		t.Fatalf("create answered %d: %v", status, created)
 	}
-	id := created.str("id")
-	schedule := s.temporal.ScheduleClient().GetHandle(t.Context(), definition.ScheduleID(id))
+	id := created.Str("id")
+	schedule := s.Temporal.ScheduleClient().GetHandle(t.Context(), definition.ScheduleID(id))
 	// An answer that says synced is held to it at once; one that says pending, on a machine too busy for the two seconds
 	// that an answer waits, has to come true.
-	follows := func(answer object, what string, as func(*client.ScheduleDescription, error) bool) {
+	follows := func(answer system.Object, what string, as func(*client.ScheduleDescription, error) bool) {
 		t.Helper()
 		sync, _ := answer["sync"].(map[string]any)
 		if sync["state"] == "synced" {
@@ -54,69 +55,69 @@ func TestCron(t *testing.T) {
 	}
 	follows(created, "active", active)
 
-	var fired object
+	var fired system.Object
 	testenv.Eventually(t, 80*time.Second, "the definition fires on its minute", func(ctx context.Context) (bool, error) {
-		list, err := s.tryRuns(ctx, id)
+		list, err := s.TryRuns(ctx, id)
 		if err != nil || len(list) == 0 {
 			return false, err
 		}
 		fired = list[len(list)-1]
-		return fired.str("status") == "succeeded", nil
+		return fired.Str("status") == "succeeded", nil
 	})
-	slot, err := time.Parse(time.RFC3339, fired.str("slot_at"))
+	slot, err := time.Parse(time.RFC3339, fired.Str("slot_at"))
 	if err != nil || slot.Second() != 0 {
-		t.Errorf("slot_at = %q, %v; want a whole minute", fired.str("slot_at"), err)
+		t.Errorf("slot_at = %q, %v; want a whole minute", fired.Str("slot_at"), err)
 	}
-	started, err := time.Parse(time.RFC3339, fired.str("started_at"))
+	started, err := time.Parse(time.RFC3339, fired.Str("started_at"))
 	if err != nil || started.Before(slot) || started.Sub(slot) > 30*time.Second {
-		t.Errorf("slot %s began at %s, %v", slot, fired.str("started_at"), err)
+		t.Errorf("slot %s began at %s, %v", slot, fired.Str("started_at"), err)
 	}
-	if want := "cron-" + slot.UTC().Format(time.RFC3339); fired.str("occurrence_key") != want {
-		t.Errorf("occurrence key = %s, want %s", fired.str("occurrence_key"), want)
+	if want := "cron-" + slot.UTC().Format(time.RFC3339); fired.Str("occurrence_key") != want {
+		t.Errorf("occurrence key = %s, want %s", fired.Str("occurrence_key"), want)
 	}
-	_, detail := s.call("GET", "/runs/"+fired.str("id"), "")
+	_, detail := s.Call("GET", "/runs/"+fired.Str("id"), "")
 	if tasks, _ := detail["tasks"].([]any); len(tasks) != 1 {
 		t.Errorf("the run's tasks = %v, want one", detail["tasks"])
 	}
 
-	if status, answer := s.call("POST", "/activity-definitions/"+id+"/trigger", ""); status != http.StatusAccepted {
+	if status, answer := s.Call("POST", "/activity-definitions/"+id+"/trigger", ""); status != http.StatusAccepted {
 		t.Fatalf("trigger answered %d: %v", status, answer)
 	}
 	query := fmt.Sprintf(`%s = "%s"`, definition.SearchAttributeID, id)
 	testenv.Eventually(t, 30*time.Second, "Temporal's search finds every run", func(ctx context.Context) (bool, error) {
-		n, err := s.workflows(ctx, query)
+		n, err := s.Workflows(ctx, query)
 		if err != nil {
 			return false, err
 		}
-		list, err := s.tryRuns(ctx, id)
+		list, err := s.TryRuns(ctx, id)
 		return n >= 2 && int(n) == len(list), err
 	})
-	if n := worker.metric("actcore_runs_total", `trigger="cron"`, `outcome="succeeded"`); n < 1 {
+	if n := worker.Metric("actcore_runs_total", `trigger="cron"`, `outcome="succeeded"`); n < 1 {
 		t.Errorf("actcore_runs_total of cron = %v, want at least 1", n)
 	}
-	if n := worker.metric("actcore_schedule_lag_seconds_count"); n < 1 {
+	if n := worker.Metric("actcore_schedule_lag_seconds_count"); n < 1 {
 		t.Errorf("actcore_schedule_lag_seconds_count = %v, want at least 1", n)
 	}
-	if n := api.metric("actcore_definitions", `trigger="cron"`); n != 1 {
+	if n := api.Metric("actcore_definitions", `trigger="cron"`); n != 1 {
 		t.Errorf("actcore_definitions of cron = %v, want 1", n)
 	}
 
-	change := func(method, body string) object {
+	change := func(method, body string) system.Object {
 		t.Helper()
-		status, answer := s.call(method, "/activity-definitions/"+id, body)
+		status, answer := s.Call(method, "/activity-definitions/"+id, body)
 		if status != http.StatusOK {
 			t.Fatalf("%s %s answered %d: %v", method, body, status, answer)
 		}
 		return answer
 	}
 	follows(change("PUT", `{"enabled": false}`), "paused", paused)
-	if status, answer := s.call("POST", "/activity-definitions/"+id+"/trigger", ""); status != http.StatusAccepted {
+	if status, answer := s.Call("POST", "/activity-definitions/"+id+"/trigger", ""); status != http.StatusAccepted {
 		t.Errorf("trigger of a disabled definition answered %d: %v", status, answer)
 	}
 	follows(change("PATCH", `{"enabled": true}`), "active", active)
 	follows(change("PUT", `{"trigger_config": {"trigger_type": "manual"}}`), "gone, for it became manual", gone)
 	follows(change("PUT", `{"trigger_config": {"trigger_type": "cron", "cron_expression": "0 9 * * 1-5"}}`), "active", active)
-	if status, answer := s.call("DELETE", "/activity-definitions/"+id, ""); status != http.StatusNoContent {
+	if status, answer := s.Call("DELETE", "/activity-definitions/"+id, ""); status != http.StatusNoContent {
 		t.Fatalf("delete answered %d: %v", status, answer)
 	}
 	follows(nil, "gone, for the definition was deleted", gone)
@@ -125,62 +126,62 @@ func TestCron(t *testing.T) {
 // Events: the filter decides, and one event is one run, published twice, delivered again, and read again from the start.
 func TestEvents(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t)
-	s.start("worker")
-	s.start("api")
-	router := s.start("event-router")
-	id := s.create(`{"name": "user-onboarding", "trigger_config": {"trigger_type": "event", "event_type": "user.created",
+	s := system.New(t)
+	s.Start("worker")
+	s.Start("api")
+	router := s.Start("event-router")
+	id := s.Create(`{"name": "user-onboarding", "trigger_config": {"trigger_type": "event", "event_type": "user.created",
 		"filters": {"tier": "pro"}}, "tasks": [{"name": "say", "type": "log", "with": {"message": "welcome"}}]}`)
 
-	s.publish("user.created", "evt-pro", "1", `{"tier": "pro"}`)
-	s.publish("user.created", "evt-free", "2", `{"tier": "free"}`)
-	s.publish("user.deleted", "evt-other", "3", `{"tier": "pro"}`)
-	s.publish("user.created", "evt-pro", "4", `{"tier": "pro"}`) // again, past JetStream's own duplicate check
-	s.publish("user.created", "evt-last", "5", `{"tier": "pro"}`)
+	s.Publish("user.created", "evt-pro", "1", `{"tier": "pro"}`)
+	s.Publish("user.created", "evt-free", "2", `{"tier": "free"}`)
+	s.Publish("user.deleted", "evt-other", "3", `{"tier": "pro"}`)
+	s.Publish("user.created", "evt-pro", "4", `{"tier": "pro"}`) // again, past JetStream's own duplicate check
+	s.Publish("user.created", "evt-last", "5", `{"tier": "pro"}`)
 	settled := func() {
 		t.Helper()
 		testenv.Eventually(t, 30*time.Second, "both events ran", func(ctx context.Context) (bool, error) {
-			counts, err := s.counts(ctx, id)
+			counts, err := s.Counts(ctx, id)
 			return counts["succeeded"] == 2, err
 		})
 	}
 	settled()
 	testenv.Eventually(t, 10*time.Second, "the router counted every event", func(context.Context) (bool, error) {
-		return router.metric("actcore_events_received_total") == 5, nil
+		return router.Metric("actcore_events_received_total") == 5, nil
 	})
-	if n := router.metric("actcore_events_matched_total"); n != 3 {
+	if n := router.Metric("actcore_events_matched_total"); n != 3 {
 		t.Errorf("actcore_events_matched_total = %v, want 3", n)
 	}
-	if n := router.metric("actcore_events_unmatched_total"); n != 2 {
+	if n := router.Metric("actcore_events_unmatched_total"); n != 2 {
 		t.Errorf("actcore_events_unmatched_total = %v, want 2", n)
 	}
 
 	// A poison message is told and does not hold up the next event.
-	if _, err := s.js.Publish(t.Context(), s.names.SubjectPrefix+".user.created", []byte("not json")); err != nil {
+	if _, err := s.JS.Publish(t.Context(), s.Names.SubjectPrefix+".user.created", []byte("not json")); err != nil {
 		t.Fatal(err)
 	}
 	testenv.Eventually(t, 10*time.Second, "the poison message is dead", func(context.Context) (bool, error) {
-		return router.metric("actcore_events_dead_total") == 1, nil
+		return router.Metric("actcore_events_dead_total") == 1, nil
 	})
 
 	// Without its consumer the router reads the stream again from its first message: every event is delivered again.
-	router.stop()
-	if err := s.js.DeleteConsumer(t.Context(), s.names.Stream, s.names.Durable); err != nil {
+	router.Stop()
+	if err := s.JS.DeleteConsumer(t.Context(), s.Names.Stream, s.Names.Durable); err != nil {
 		t.Fatal(err)
 	}
-	router = s.start("event-router")
+	router = s.Start("event-router")
 	testenv.Eventually(t, 20*time.Second, "every event was delivered again", func(context.Context) (bool, error) {
-		return router.metric("actcore_events_received_total") == 6, nil
+		return router.Metric("actcore_events_received_total") == 6, nil
 	})
 	settled()
 	var keys []string
-	for _, run := range s.runs(id) {
-		keys = append(keys, run.str("occurrence_key"))
+	for _, run := range s.Runs(id) {
+		keys = append(keys, run.Str("occurrence_key"))
 	}
 	if got := strings.Join(keys, " "); got != "event-evt-last event-evt-pro" {
 		t.Errorf("runs are %s, want one of evt-pro and one of evt-last", got)
 	}
-	if n, err := s.workflows(t.Context(), fmt.Sprintf(`%s = "%s"`, definition.SearchAttributeName, "user-onboarding")); err != nil || n != 2 {
+	if n, err := s.Workflows(t.Context(), fmt.Sprintf(`%s = "%s"`, definition.SearchAttributeName, "user-onboarding")); err != nil || n != 2 {
 		t.Errorf("Temporal has %d workflows, %v; want 2", n, err)
 	}
 }
@@ -188,18 +189,18 @@ func TestEvents(t *testing.T) {
 // Two workers start at once over many definitions that nobody has synchronised; sync-schedules then finds nothing to do.
 func TestStartupSyncAndCommand(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t)
+	s := system.New(t)
 	// This API's Temporal is away, so that its answers say pending and only the workers can synchronise.
-	api := s.launch("api", "TEMPORAL_HOST=127.0.0.1:1")
+	api := s.Launch("api", "TEMPORAL_HOST=127.0.0.1:1")
 	testenv.Eventually(t, 30*time.Second, "the API answers", func(ctx context.Context) (bool, error) {
-		return httpOK(ctx, "http://"+s.apiAddr+"/healthz"), nil
+		return system.HTTPOK(ctx, "http://"+s.APIAddr+"/healthz"), nil
 	})
-	if httpOK(t.Context(), api.Ready) {
+	if system.HTTPOK(t.Context(), api.Ready) {
 		t.Error("the API says that it is ready while Temporal is away")
 	}
 	const n = 12
 	for i := range n {
-		status, answer := s.call("POST", "/activity-definitions/", fmt.Sprintf(`{"name": "c%d", "enabled": %v,
+		status, answer := s.Call("POST", "/activity-definitions/", fmt.Sprintf(`{"name": "c%d", "enabled": %v,
 			"trigger_config": {"trigger_type": "cron", "cron_expression": "0 3 * * *"}}`, i, i%2 == 0))
 		if status != http.StatusCreated {
 			t.Fatalf("create with Temporal away answered %d: %v", status, answer)
@@ -208,11 +209,11 @@ func TestStartupSyncAndCommand(t *testing.T) {
 			t.Fatal("the answer says synced while Temporal is away")
 		}
 	}
-	a, b := s.launch("worker"), s.launch("worker")
-	a.waitReady()
-	b.waitReady()
+	a, b := s.Launch("worker"), s.Launch("worker")
+	a.WaitReady()
+	b.WaitReady()
 	testenv.Eventually(t, 60*time.Second, "every schedule is synced", func(ctx context.Context) (bool, error) {
-		_, page, err := s.tryCall(ctx, "GET", "/activity-definitions?limit=100", "")
+		_, page, err := s.TryCall(ctx, "GET", "/activity-definitions?limit=100", "")
 		if err != nil {
 			return false, err
 		}
@@ -226,7 +227,7 @@ func TestStartupSyncAndCommand(t *testing.T) {
 		}
 		return synced == n, nil
 	})
-	out := s.command("sync-schedules", "-o", "json")
+	out := s.Command("sync-schedules", "-o", "json")
 	if want := fmt.Sprintf(`"unchanged":%d`, n); !strings.Contains(strings.ReplaceAll(out, " ", ""), want) {
 		t.Errorf("sync-schedules printed %s, want %s", out, want)
 	}
@@ -235,13 +236,13 @@ func TestStartupSyncAndCommand(t *testing.T) {
 // No service says that it is ready on a schema that is too old for it, and each does when the schema has caught up.
 func TestSchemaTooOld(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t)
-	if out := s.command("migrate", "down", "1"); !strings.Contains(out, "took back") {
+	s := system.New(t)
+	if out := s.Command("migrate", "down", "1"); !strings.Contains(out, "took back") {
 		t.Errorf("migrate down 1 printed %s", out)
 	}
-	var services []*process
+	var services []*system.Process
 	for _, name := range []string{"api", "worker", "event-router"} {
-		p := s.launch(name)
+		p := s.Launch(name)
 		services = append(services, p)
 		testenv.Eventually(t, 30*time.Second, name+" says what it lacks", func(ctx context.Context) (bool, error) {
 			res, err := http.Get(p.Ready)
@@ -253,10 +254,10 @@ func TestSchemaTooOld(t *testing.T) {
 			return res.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(body), "migrate up"), err
 		})
 	}
-	if out := s.command("migrate", "up"); !strings.Contains(out, "applied") {
+	if out := s.Command("migrate", "up"); !strings.Contains(out, "applied") {
 		t.Errorf("migrate up printed %s", out)
 	}
 	for _, p := range services {
-		p.waitReady()
+		p.WaitReady()
 	}
 }
