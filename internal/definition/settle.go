@@ -53,12 +53,6 @@ func (s Slots) Next(after time.Time) (time.Time, bool) {
 	return slot, ok && s.trigger.InWindow(slot)
 }
 
-// Has reports whether the time is a slot.
-func (s Slots) Has(at time.Time) bool {
-	slot, ok := s.Next(at.Add(-1))
-	return ok && slot.Equal(at)
-}
-
 // Between returns the slots in [from, to], at most limit of them.
 func (s Slots) Between(from, to time.Time, limit int) []time.Time {
 	var out []time.Time
