@@ -35,7 +35,7 @@ import (
 var binDir string
 
 // Main builds the binaries, runs the tests of a package and removes the binaries. The binaries have the failpoints of
-// internal/failpoint, which do nothing until ACCTORE_FAIL arms one of them.
+// internal/failpoint, which do nothing until ACTCORE_FAIL arms one of them.
 //
 // The tests of such a package wait for real time far more than they compute, so more of them run at once than there are
 // processors: parallel, unless the flag -parallel says otherwise.
