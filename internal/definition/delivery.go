@@ -4,8 +4,9 @@ import "time"
 
 // Delivery is one delivery of one message of the event stream.
 type Delivery struct {
-	// Subject and Data are the message's.
+	// Subject, Header and Data are the message's. Header names are as the publisher wrote them.
 	Subject string
+	Header  map[string][]string
 	Data    []byte
 	// Stream, StreamSeq and PublishedAt (the stream's own time) name the message.
 	Stream      string

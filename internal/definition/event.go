@@ -21,8 +21,10 @@ const (
 	MaxEventID = 128
 	// MaxAttribute is the most bytes of an envelope's source, subject or trace id.
 	MaxAttribute = 1024
-	// MaxDeadLetterData is the most bytes of a message that a dead letter keeps.
-	MaxDeadLetterData = 64 << 10
+	// MaxEventDepth is how deep an event's objects and lists may be nested; the envelope itself is the first level.
+	MaxEventDepth = 100
+	// MaxEventMembers is the most members of all objects of an event together.
+	MaxEventMembers = 10_000
 )
 
 // Event is an envelope that ParseEnvelope found to be legal. Its byte slices share memory with the message.
@@ -65,13 +67,20 @@ const (
 	RejectBadTime          = "bad_time"           // occurred_at given, but not an RFC 3339 time
 	RejectBadField         = "bad_field"          // another field has a wrong type or value, or a name in the wrong case
 	RejectSubjectMismatch  = "subject_mismatch"   // the NATS subject is not the prefix and the type
+	RejectTooDeep          = "too_deep"           // nested deeper than MaxEventDepth
+	RejectTooManyMembers   = "too_many_members"   // more than MaxEventMembers members in all its objects
+	RejectBadCloudEvent    = "bad_cloud_event"    // a CloudEvent of another version, or with data that is no JSON
+	RejectEventIDReused    = "event_id_reused"    // an event with this id and another source, type or payload came before
+	RejectCrashLoop        = "crash_loop"         // the router died at it, again and again
+	RejectInternalError    = "internal_error"     // the router failed at it
 	RejectNotStorable      = "not_storable"       // legal, but refused by the database
 )
 
 // RejectReasons lists every reason of a dead letter.
 var RejectReasons = []string{RejectTooLarge, RejectNotJSON, RejectNotObject, RejectDuplicateName, RejectMissingEventID,
 	RejectBadEventID, RejectMissingType, RejectBadType, RejectPayloadNotObject, RejectBadTime, RejectBadField,
-	RejectSubjectMismatch, RejectNotStorable}
+	RejectSubjectMismatch, RejectTooDeep, RejectTooManyMembers, RejectBadCloudEvent, RejectEventIDReused, RejectCrashLoop,
+	RejectInternalError, RejectNotStorable}
 
 // Reject says why a message is a dead letter.
 type Reject struct {
@@ -375,34 +384,15 @@ func reject(reason, format string, args ...any) *Reject {
 	return &Reject{Reason: reason, Detail: fmt.Sprintf(format, args...)}
 }
 
-// DeadLetter is a message that could not be routed and never will be as it stands.
-type DeadLetter struct {
-	// Stream, StreamSeq and PublishedAt name the message: a stream that was deleted and made again counts from 1 again.
-	Stream      string
-	StreamSeq   uint64
-	PublishedAt time.Time
-	// Subject is the NATS subject it came on.
-	Subject string
-	// EventID is the event's id, where one could be read and is legal; otherwise empty.
-	EventID string
-	// Reason is one of the Reject* words; Detail is one sentence for a person.
-	Reason, Detail string
-	// Data is the message, at most the first MaxDeadLetterData bytes of it.
-	Data []byte
-	// DataSize is the size of the whole message in bytes.
-	DataSize int
-	// Deliveries is how often JetStream had delivered it when it was given up: 1 for the first time.
-	Deliveries int
-}
-
 // Routable is what the event router needs of a definition.
 type Routable struct {
 	ID       string
 	Name     string
 	Revision int
-	// EventType and Filters are those of the trigger.
+	// EventType, Filters and Condition are those of the trigger.
 	EventType string
 	Filters   map[string]json.RawMessage
+	Condition string
 	// Live: an enabled, not deleted definition with an event trigger. Otherwise the other fields but ID mean nothing and
 	// the definition is to be dropped.
 	Live bool

@@ -60,6 +60,7 @@ const (
 	ReasonTaskTimedOut       Reason = "task_timed_out"      // failed: a task used up its timeout
 	ReasonRunTimeout         Reason = "run_timeout"         // timed_out: the definition's timeout passed
 	ReasonCancelRequested    Reason = "cancel_requested"    // canceled: its workflow was canceled
+	ReasonConditionError     Reason = "condition_error"     // failed: the trigger's condition could not be evaluated for the event
 	ReasonBackfillCanceled   Reason = "backfill_canceled"   // canceled: its backfill was canceled before it began
 	ReasonTerminated         Reason = "terminated"          // canceled: its workflow was terminated from outside
 	ReasonWorkflowEnded      Reason = "workflow_ended"      // failed: its workflow closed without closing the row
@@ -80,14 +81,16 @@ const (
 	KindManual TriggerKind = "manual"
 	// KindBackfill: a past slot that was asked for by a backfill.
 	KindBackfill TriggerKind = "backfill"
+	// KindReplay: an event of the past that was asked for by a replay.
+	KindReplay TriggerKind = "replay"
 )
 
 // TriggerKinds lists every kind of occurrence.
-var TriggerKinds = []TriggerKind{KindCron, KindEvent, KindManual, KindBackfill}
+var TriggerKinds = []TriggerKind{KindCron, KindEvent, KindManual, KindBackfill, KindReplay}
 
 // ByHand reports whether a person asked for the run: it runs while the definition is disabled, and waits for a place
 // instead of being skipped.
-func (k TriggerKind) ByHand() bool { return k == KindManual || k == KindBackfill }
+func (k TriggerKind) ByHand() bool { return k == KindManual || k == KindBackfill || k == KindReplay }
 
 // Occurrence is one due moment of one definition, before it is in the ledger.
 type Occurrence struct {
@@ -103,6 +106,9 @@ type Occurrence struct {
 	EventID, EventType string
 	// TraceID is the event's or the request's trace id, if any.
 	TraceID string
+	// ConditionError is why the definition's condition could not be evaluated for the event, empty when it was: the row then
+	// is closed at once, as failed with ReasonConditionError, and is not started.
+	ConditionError string
 }
 
 // Start is what is needed to start the workflow of an accepted row.
@@ -143,6 +149,7 @@ type Run struct {
 	CatchUp        bool       // a late slot that runs after the earlier ones
 	RerunOf        string     // the run that this one makes up for; empty for none
 	BackfillID     string     // the backfill that made it; empty for none
+	ReplayID       string     // the replay that made it; empty for none
 	AcceptedAt     time.Time
 	StartedAt      *time.Time
 	FinishedAt     *time.Time

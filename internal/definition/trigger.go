@@ -63,6 +63,8 @@ type Trigger struct {
 	// Of event. Every pair of the filters must equal the member of the payload with that name, by JSON equality.
 	EventType string                     `json:"event_type,omitempty"`
 	Filters   map[string]json.RawMessage `json:"filters,omitempty"`
+	// Condition is a CEL expression over the event that must be true as well.
+	Condition string `json:"condition,omitempty"`
 }
 
 // Schedule parses the cron expression. It fails only for a trigger that did not come through validation.
@@ -113,7 +115,7 @@ var fieldsOf = map[TriggerType][]string{
 	TriggerCron: {"cron_expression", "timezone", "misfire_policy", "misfire_window", "jitter", "start_at",
 		"end_at"},
 	TriggerScheduled: {"run_at", "timezone", "misfire_policy", "misfire_window", "jitter"},
-	TriggerEvent:     {"event_type", "filters"},
+	TriggerEvent:     {"event_type", "filters", "condition"},
 	TriggerManual:    {},
 }
 
@@ -146,6 +148,7 @@ func (t *Trigger) given() []string {
 	add("end_at", t.EndAt != nil)
 	add("event_type", t.EventType != "")
 	add("filters", t.Filters != nil)
+	add("condition", t.Condition != "")
 	return out
 }
 
