@@ -150,18 +150,25 @@ func newTypeIndex(entries []*entry) *typeIndex {
 	return x
 }
 
+// Met is a definition that an event meets, or of which that cannot be told.
+type Met struct {
+	*definition.Routable
+	// Err is why the definition's condition could not be evaluated for the event; nil when it is true.
+	Err error
+}
+
 // Match returns the definitions that the event meets, in no particular order: those of its type whose filters all equal
 // the payload's members of the same names, and that were enabled when it was published (give or take Skew).
-func (t *Table) Match(e *definition.Event, publishedAt time.Time) ([]*definition.Routable, error) {
+func (t *Table) Match(e *definition.Event, publishedAt time.Time) ([]Met, error) {
 	x := t.byType[e.Type]
 	if x == nil {
 		return nil, nil
 	}
 	latest := publishedAt.Add(Skew)
-	var met []*definition.Routable
+	var met []Met
 	meet := func(found *entry) {
 		if !found.EnabledSince.After(latest) {
-			met = append(met, &found.Routable)
+			met = append(met, Met{Routable: &found.Routable})
 		}
 	}
 	for _, found := range x.unfiltered {

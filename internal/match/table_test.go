@@ -31,7 +31,7 @@ func routable(id, eventType, filters string) definition.Routable {
 	return r
 }
 
-func ids(met []*definition.Routable) string {
+func ids(met []Met) string {
 	var out []string
 	for _, r := range met {
 		out = append(out, r.ID)

@@ -70,7 +70,7 @@ func xmax(snapshot string) (uint64, bool) {
 // that the event meets.
 type decision struct {
 	event  definition.Event
-	met    []*definition.Routable
+	met    []match.Met
 	reject *definition.Reject
 }
 
@@ -87,11 +87,15 @@ func decide(table *match.Table, prefix string, d *definition.Delivery) decision 
 	return decision{event: event, met: met}
 }
 
-func occurrence(e *definition.Event, met *definition.Routable) definition.Occurrence {
-	return definition.Occurrence{
+func occurrence(e *definition.Event, met match.Met) definition.Occurrence {
+	o := definition.Occurrence{
 		DefinitionID: met.ID, Revision: met.Revision, Kind: definition.KindEvent, Key: definition.EventKey(e.ID),
 		Input: e.Raw, EventID: e.ID, EventType: e.Type, TraceID: e.TraceID,
 	}
+	if met.Err != nil {
+		o.ConditionError = met.Err.Error()
+	}
+	return o
 }
 
 func deadLetter(d *definition.Delivery, eventID string, reject *definition.Reject) definition.DeadLetter {
