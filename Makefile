@@ -19,10 +19,13 @@ MODULES := $(patsubst %/go.mod,%,$(sort $(wildcard deploy/*/go.mod)))
 TESTFLAGS    ?=
 TEST_TIMEOUT ?= 20m
 
+# How long `make fuzz` spends on each fuzz target.
+FUZZTIME ?= 60s
+
 # The database of `make dev`.
 ACTCORE_DB_URL ?= postgres://actcore:actcore@localhost:5433/actcore
 
-.PHONY: help dev dev-reset build test test-faults lint bench migrate seed fmt generate verify
+.PHONY: help dev dev-reset build test test-faults fuzz lint bench migrate seed fmt generate verify
 
 help: ## print this list
 	@echo 'Usage: make TARGET'
@@ -55,6 +58,9 @@ test: build ## run all tests against real servers, started for this run alone
 
 test-faults: build ## fault tests that take minutes: outages, kills, and schedules changed behind our back
 	@bin/devstack exec -- go test -tags faults -count=1 -timeout 15m $(TESTFLAGS) ./test/faults
+
+fuzz: ## run each fuzz target for FUZZTIME (60s); what fails is kept in testdata/fuzz
+	@sh scripts/fuzz.sh $(FUZZTIME)
 
 lint: ## format check, vet, golangci-lint, workflowcheck and govulncheck
 	@sh scripts/lint.sh . $(MODULES)

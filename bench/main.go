@@ -38,6 +38,7 @@ type options struct {
 	idleFor   int
 	schedules int
 	herd      int
+	latency   int
 	only      string
 	out       string
 }
@@ -62,7 +63,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.IntVar(&o.idleFor, "idle-seconds", 60, "how long the idle system is watched")
 	flags.IntVar(&o.schedules, "schedules", 10_000, "cron definitions whose schedules are brought in line")
 	flags.IntVar(&o.herd, "herd", 10_000, "definitions that are due in the same minute")
-	flags.StringVar(&o.only, "only", "", "measure only what has this in its name: starts, unmatched, runs, idle, schedules, herd")
+	flags.IntVar(&o.latency, "latency", 400, "events whose way to their first task is timed")
+	flags.StringVar(&o.only, "only", "", "measure only what has this in its name: starts, unmatched, latency, runs, idle, schedules, herd")
 	flags.StringVar(&o.out, "out", filepath.Join(".bench", "results.json"), "where the results are written")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -76,7 +78,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	for _, m := range []struct {
 		name    string
 		measure func(context.Context, *bench, options) ([]figure, error)
-	}{{"starts", measureStarts}, {"unmatched", measureUnmatched}, {"runs", measureRuns}, {"idle", measureIdle},
+	}{{"starts", measureStarts}, {"unmatched", measureUnmatched}, {"latency", measureLatency}, {"runs", measureRuns}, {"idle", measureIdle},
 		{"schedules", measureSchedules}, {"herd", measureHerd}} {
 		if !strings.Contains(m.name, o.only) {
 			continue

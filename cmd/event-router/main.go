@@ -22,8 +22,8 @@ import (
 
 const (
 	name = "event-router"
-	// inboxPrefix begins the inboxes of a router that has credentials, so that its user needs no right on the inboxes of
-	// others: allow it to subscribe to "_INBOX_router.>".
+	// inboxPrefix begins the inboxes of a router, so that its user needs no right on the inboxes of others: allow it to
+	// subscribe to "_INBOX_router.>".
 	inboxPrefix = "_INBOX_router"
 	// stopTimeout is the router's drain timeout and a fetch that was under way.
 	stopTimeout = router.DefaultDrainTimeout + 5*time.Second
@@ -98,7 +98,8 @@ func serve(ctx context.Context, cfg config.Router, stdout io.Writer) error {
 		return err
 	}
 	routing, err := router.New(router.Options{
-		Source: bus, Store: store, Ledger: runs, SubjectPrefix: cfg.Names.SubjectPrefix, Log: log, Registerer: registry,
+		Source: bus, Store: store, Ledger: runs, SubjectPrefix: cfg.Names.SubjectPrefix,
+		RecordUnmatched: cfg.RecordUnmatched, Log: log, Registerer: registry,
 	})
 	if err != nil {
 		return err

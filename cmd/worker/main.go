@@ -27,7 +27,7 @@ import (
 	"github.com/activity-core/activity-core/migrations"
 )
 
-// inboxPrefix begins the inboxes of a worker that has credentials: allow its user to subscribe to "_INBOX_worker.>".
+// inboxPrefix begins the inboxes of a worker: allow its user to subscribe to "_INBOX_worker.>".
 const inboxPrefix = "_INBOX_worker"
 
 // attributesEvery is how often the search attributes are looked at: a Temporal server that was set up anew lacks them.

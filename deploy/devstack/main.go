@@ -10,7 +10,8 @@
 //	devstack servers  only the servers, for tests and experiments
 //	devstack exec     a throwaway stack around one command, such as `go test ./...`
 //
-// and `devstack reset` removes what `devstack dev` stored.
+// `devstack nats` runs NATS alone, as a configuration file says, and `devstack reset` removes what
+// `devstack dev` stored.
 package main
 
 import (
@@ -35,6 +36,9 @@ Commands:
   exec [--durable] [--] CMD [ARGS...]
       Start the servers on free ports with a temporary folder, run CMD with ACTCORE_TEST_STACK
       set to the file of addresses, stop everything and exit with CMD's code.
+  nats FILE
+      Start NATS alone with a configuration file of its own kind, which turns JetStream on, write
+      its URL to standard output and run until SIGINT or SIGTERM.
   reset [--data DIR]
       Remove the data folder of "dev".
 
@@ -122,6 +126,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			return fail(err)
 		}
 		return code
+	case "nats":
+		if code, ok := parse(func(n int) bool { return n == 1 }); !ok {
+			return code
+		}
+		return fail(runNATS(ctx, flags.Arg(0), stdout, stderr))
 	case fetchCommand: // only the devstack itself calls this
 		if len(rest) != 2 {
 			return 2
@@ -132,7 +141,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return 0
 	default:
 		fmt.Fprintf(stderr, "devstack: unknown command %q; the commands are %s\n", name,
-			strings.Join([]string{"dev", "servers", "exec", "reset"}, ", "))
+			strings.Join([]string{"dev", "servers", "exec", "nats", "reset"}, ", "))
 		return 2
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"os/signal"
 	"sync"
 	"time"
 
@@ -68,7 +69,7 @@ func (n *natsServer) Start(ctx context.Context) error {
 	logger := &natsLogger{out: log.New(file, "", log.LstdFlags|log.LUTC), fatal: make(chan string, 1)}
 	srv.SetLogger(logger, false, false)
 	srv.Start()
-	if err := n.awaitReady(ctx, srv, logger.fatal); err != nil {
+	if err := awaitNATS(ctx, srv, logger.fatal); err != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
 		_ = file.Close()
@@ -79,7 +80,8 @@ func (n *natsServer) Start(ctx context.Context) error {
 	return nil
 }
 
-func (n *natsServer) awaitReady(ctx context.Context, srv *server.Server, fatal <-chan string) error {
+// awaitNATS waits until a server accepts connections and has JetStream.
+func awaitNATS(ctx context.Context, srv *server.Server, fatal <-chan string) error {
 	for deadline := time.Now().Add(natsStartTimeout); ; {
 		if srv.ReadyForConnections(50*time.Millisecond) && srv.JetStreamEnabled() {
 			return nil
@@ -108,6 +110,37 @@ func (n *natsServer) Stop() {
 	n.srv.WaitForShutdown()
 	_ = n.log.Close()
 	n.srv = nil
+}
+
+// runNATS runs a NATS server alone, with a configuration file of the server's own, which has to turn JetStream on, until a
+// stop signal. It writes the server's URL to stdout when it accepts connections. Tests try users' rights with it.
+func runNATS(ctx context.Context, file string, stdout, stderr io.Writer) error {
+	ctx, cancel := signal.NotifyContext(ctx, stopSignals...)
+	defer cancel()
+	opts, err := server.ProcessConfigFile(file)
+	if err != nil {
+		return fmt.Errorf("read the configuration of NATS: %w", err)
+	}
+	opts.NoSigs = true
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return fmt.Errorf("start NATS: %w", err)
+	}
+	logger := &natsLogger{out: log.New(stderr, "", log.LstdFlags|log.LUTC), fatal: make(chan string, 1)}
+	srv.SetLogger(logger, false, false)
+	srv.Start()
+	defer srv.WaitForShutdown()
+	defer srv.Shutdown()
+	if err := awaitNATS(ctx, srv, logger.fatal); err != nil {
+		return fmt.Errorf("start NATS with %s: %w", file, err)
+	}
+	fmt.Fprintln(stdout, srv.ClientURL())
+	select {
+	case <-ctx.Done():
+		return nil
+	case why := <-logger.fatal:
+		return fmt.Errorf("NATS gave up: %s", why)
+	}
 }
 
 // natsLogger writes the server's log to a file. The server's own logger ends the whole process

@@ -141,6 +141,10 @@ type Router struct {
 	// (ACTCORE_MANAGE_STREAM, default true). When false it only uses what is
 	// there, so that its NATS user needs no right to create.
 	ManageStream bool
+	// RecordUnmatched makes the router record events that match nothing, each
+	// with a row in Postgres for seven days (ACTCORE_RECORD_UNMATCHED, default
+	// false).
+	RecordUnmatched bool
 }
 
 // Worker is the configuration of cmd/worker.
@@ -198,6 +202,7 @@ func LoadRouter(getenv func(string) string) (Router, error) {
 		Names:        e.names(),
 		Metrics:      e.metrics(DefaultRouterMetricsAddr),
 		ManageStream: e.bool("ACTCORE_MANAGE_STREAM", true),
+		RecordUnmatched: e.bool("ACTCORE_RECORD_UNMATCHED", false),
 	}
 	return cfg, e.err()
 }

@@ -161,6 +161,8 @@ func TestVariables(t *testing.T) {
 		{name: "ACTCORE_METRICS_PER_DEFINITION", value: "no", err: ` is "no"` + boolRule + "ACTCORE_METRICS_PER_DEFINITION=true"},
 		{name: "ACTCORE_MANAGE_STREAM", value: "false", get: func(b both) any { return b.Router.ManageStream }, want: false},
 		{name: "ACTCORE_MANAGE_STREAM", value: "TRUE", err: ` is "TRUE"` + boolRule + "ACTCORE_MANAGE_STREAM=true"},
+		{name: "ACTCORE_RECORD_UNMATCHED", value: "true", get: func(b both) any { return b.Router.RecordUnmatched }, want: true},
+		{name: "ACTCORE_RECORD_UNMATCHED", value: "all", err: ` is "all"` + boolRule + "ACTCORE_RECORD_UNMATCHED=false"},
 		{name: "SKIP_SCHEDULE_SYNC", value: "1", get: func(b both) any { return b.Worker.SkipScheduleSync }, want: true},
 		{name: "SKIP_SCHEDULE_SYNC", value: "skip", err: ` is "skip"` + boolRule + "SKIP_SCHEDULE_SYNC=false"},
 

@@ -42,3 +42,22 @@ const (
 	// OutcomeDead: the message is committed as a dead letter.
 	OutcomeDead
 )
+
+// StreamState is how far the routers are in the event stream, and how near its retention is to taking events that none of
+// them was given.
+type StreamState struct {
+	// Pending is how many messages are still to be delivered, AckPending how many are delivered and not settled.
+	Pending, AckPending uint64
+	// Delivered is the stream's sequence up to which messages were delivered, AckFloor the one up to which all are settled.
+	Delivered, AckFloor uint64
+	// First is the sequence of the oldest message that the stream still holds.
+	First uint64
+	// Dropped is how many messages, those between Delivered and First, retention took before a router was given them. The next
+	// delivery passes them, so that it is 0 again. It is always 0 for a stream that takes other subjects too.
+	Dropped uint64
+	// Risk says how near the oldest message that is still to be delivered is to being taken by a limit of the stream: 0 for
+	// far, or when there is none; 1 for now.
+	Risk float64
+	// Blind: a right is missing, and First, Dropped and Risk are not known, or not by every limit.
+	Blind bool
+}

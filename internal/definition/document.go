@@ -171,6 +171,17 @@ func DecodeStored(data []byte) (Document, error) {
 	return d, nil
 }
 
+// DecodeStoredTrigger reads the trigger_config of a stored revision, as DecodeStored does, without the rest.
+func DecodeStoredTrigger(document []byte) (Trigger, error) {
+	var d struct {
+		Trigger Trigger `json:"trigger_config"`
+	}
+	if err := jsonv2.Unmarshal(document, &d); err != nil {
+		return Trigger{}, fmt.Errorf("decode stored definition: %w", err)
+	}
+	return d.Trigger, nil
+}
+
 var (
 	namePattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,99}$`)
 	labelPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._/-]{0,62}$`)

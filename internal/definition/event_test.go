@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,8 +74,23 @@ func TestParseEnvelopeRefuses(t *testing.T) {
 	nested := func(depth int) string {
 		return `{"event_id":"1","type":"a","payload":{"x":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}}`
 	}
-	if _, fault := ParseEnvelope([]byte(envelope(MaxEvent)), "p.a", "p"); fault != nil {
-		t.Errorf("an envelope of MaxEvent bytes was refused: %v", fault)
+	members := func(n int) string { // in all its objects
+		var b strings.Builder
+		b.WriteString(`{"event_id":"1","type":"a","payload":{"first":0`)
+		for i := range n - 4 {
+			fmt.Fprintf(&b, `,"%d":0`, i)
+		}
+		return b.String() + `}}`
+	}
+	for name, data := range map[string]string{
+		"the most bytes": envelope(MaxEvent), "the deepest": nested(MaxEventDepth - 2), "the most members": members(MaxEventMembers),
+		"brackets in a string": `{"event_id":"1","type":"a","payload":{"x":"\"` + strings.Repeat("[{", 1000) + `\\"}}`,
+		"colons in a string":   `{"event_id":"1","type":"a","payload":{"x":"` + strings.Repeat(`\":`, MaxEventMembers) + `"}}`,
+		"many lists":           `{"event_id":"1","type":"a","payload":{"x":[` + strings.Repeat("[],", 1000) + `{}]}}`,
+	} {
+		if _, fault := ParseEnvelope([]byte(data), "p.a", "p"); fault != nil {
+			t.Errorf("%s: refused: %v", name, fault)
+		}
 	}
 	for _, c := range []struct{ name, data, subject, reason, detail, id string }{
 		{"over 1 MiB", envelope(MaxEvent + 1), "p.a", RejectTooLarge, "the message has 1048577 bytes; an event has at most 1048576", ""},
@@ -85,7 +103,14 @@ func TestParseEnvelopeRefuses(t *testing.T) {
 		{"NaN", `{"event_id":"1","type":"a","payload":{"x":NaN}}`, "p.a", RejectNotJSON, "not valid JSON", ""},
 		{"invalid UTF-8", "{\"event_id\":\"1\",\"type\":\"a\",\"payload\":{\"x\":\"\xff\"}}", "p.a", RejectNotJSON, "UTF-8", ""},
 		{"lone surrogate", `{"event_id":"1","type":"a","payload":{"x":"\ud800"}}`, "p.a", RejectNotJSON, "surrogate", ""},
-		{"nested too deep", nested(10_000), "p.a", RejectNotJSON, "depth", ""},
+		{"byte order mark", "\xef\xbb\xbf{}", "p.a", RejectNotJSON, "the message begins with a byte order mark, which JSON must not have", ""},
+		{"a level too deep", nested(MaxEventDepth - 1), "p.a", RejectTooDeep, "the event is nested deeper than 100 levels", ""},
+		{"nested 10,000 deep", nested(10_000), "p.a", RejectTooDeep, "the event is nested deeper than 100 levels", ""},
+		{"never closed", strings.Repeat("[", 500_000), "p.a", RejectTooDeep, "the event is nested deeper than 100 levels", ""},
+		{"a member too many", members(MaxEventMembers + 1), "p.a", RejectTooManyMembers, "the event has more than 10000 members in all its objects", ""},
+		{"100,000 members", members(100_000), "p.a", RejectTooManyMembers, "the event has more than 10000 members in all its objects", ""},
+		{"too many members in many objects", `{"event_id":"1","type":"a","payload":{"l":[` + strings.Repeat(`{"x":0},`, MaxEventMembers-4) + `{"x":0}]}}`, "p.a",
+			RejectTooManyMembers, "the event has more than 10000 members in all its objects", ""},
 		{"a list", `[{"event_id":"1","type":"a"}]`, "p.a", RejectNotObject, "must be a JSON object, but is a list", ""},
 		{"null", `null`, "p.a", RejectNotObject, "but is null", ""},
 		{"duplicate field", `{"event_id":"1","type":"a","type":"b"}`, "p.a", RejectDuplicateName, `"type" is given twice`, ""},
@@ -140,23 +165,18 @@ func TestParseEnvelopeRefuses(t *testing.T) {
 	}
 }
 
-// FuzzParseEnvelope holds the parser against the standard library's: what it accepts is valid JSON with these very values.
-func FuzzParseEnvelope(f *testing.F) {
+// FuzzEnvelope holds the parser against the standard library's: what it accepts is valid JSON with these very values.
+func FuzzEnvelope(f *testing.F) {
 	f.Add([]byte(goodEnvelope), "activity.user.created")
 	f.Add([]byte(`{"event_id":"1","type":"a","payload":{"x":[1,{"y":"\u0000"}]}}`), "activity.a")
 	f.Add([]byte(`{"event_id":"1","type":"a","payload":{"x":1,"x":2}}`), "activity.a")
 	f.Add([]byte(`{"event_id":"1","type":"a","occurred_at":"2026-01-31T09:00:00Z","TYPE":1}`), "activity.a")
 	f.Add([]byte("{\"event_id\":\"\xff\"}"), "activity.")
+	f.Add([]byte(strings.Repeat("[", MaxEventDepth+1)), "activity.a")
+	f.Add([]byte(structuredEvent), "activity.order.paid")
 	f.Fuzz(func(t *testing.T, data []byte, subject string) {
-		before := bytes.Clone(data)
-		e, fault := ParseEnvelope(data, subject, "activity")
-		if !bytes.Equal(data, before) {
-			t.Fatal("the message was changed")
-		}
-		if fault != nil {
-			if fault.Reason == "" || fault.Detail == "" || strings.ContainsAny(fault.Detail, "\n\x00") {
-				t.Fatalf("refusal %+v", fault)
-			}
+		e, ok := checkParsed(t, subject, nil, data)
+		if !ok || !bytes.Equal(e.Raw, data) {
 			return
 		}
 		var o map[string]json.RawMessage
@@ -168,9 +188,6 @@ func FuzzParseEnvelope(f *testing.F) {
 			if err := json.Unmarshal(o[name], &want); o[name] != nil && (err != nil || want != got) {
 				t.Fatalf("%s = %q, want %q (%v)", name, got, want, err)
 			}
-		}
-		if subject != "activity."+e.Type || CheckEventType(e.Type) != "" || len(e.ID) == 0 || len(e.ID) > MaxEventID {
-			t.Fatalf("accepted %+v on %q", e, subject)
 		}
 		var payload map[string]json.RawMessage
 		if err := json.Unmarshal(o["payload"], &payload); o["payload"] != nil && err != nil {
@@ -187,8 +204,45 @@ func FuzzParseEnvelope(f *testing.F) {
 	})
 }
 
+// checkParsed parses a message and checks what holds for every one: the message is not changed; a refusal has one of the
+// reasons and a sentence; and what is accepted is legal and is read again from its Raw.
+func checkParsed(t *testing.T, subject string, header map[string][]string, data []byte) (Event, bool) {
+	t.Helper()
+	before := bytes.Clone(data)
+	e, fault := ParseMessage(subject, header, data, "activity")
+	if !bytes.Equal(data, before) {
+		t.Fatal("the message was changed")
+	}
+	if fault != nil {
+		if !slices.Contains(RejectReasons, fault.Reason) || fault.Detail == "" || strings.ContainsAny(fault.Detail, "\n\x00") {
+			t.Fatalf("refusal %+v", fault)
+		}
+		if e.Type != "" || e.Raw != nil || e.Payload != nil || len(e.ID) > MaxEventID {
+			t.Fatalf("beside the refusal came %+v", e)
+		}
+		return e, false
+	}
+	if subject != "activity."+e.Type || CheckEventType(e.Type) != "" || !regexp.MustCompile(`^[A-Za-z0-9._:/+=@-]{1,128}$`).MatchString(e.ID) {
+		t.Fatalf("accepted %+v on %q", e, subject)
+	}
+	if !json.Valid(e.Raw) {
+		t.Fatalf("Raw is not JSON: %s", e.Raw)
+	}
+	again, fault := ParseEnvelope(e.Raw, subject, "activity")
+	if fault != nil {
+		t.Fatalf("Raw %s is refused: %v", e.Raw, fault)
+	}
+	if bytes.Equal(e.Raw, data) {
+		again.TraceID = e.TraceID // the header's word
+	}
+	if !reflect.DeepEqual(again, e) {
+		t.Fatalf("Raw is read as %+v, want %+v", again, e)
+	}
+	return e, true
+}
+
 func BenchmarkParseEnvelope(b *testing.B) {
-	for _, members := range []int{5, 100} {
+	for _, members := range []int{5, 215} {
 		var payload []string
 		for i := range members {
 			payload = append(payload, fmt.Sprintf(`"member_%d":"the value of member %d"`, i, i))
@@ -213,5 +267,28 @@ func TestIsEventType(t *testing.T) {
 		if got := isEventType(s); got != rule.MatchString(s) {
 			t.Errorf("%q: %v", s, got)
 		}
+	}
+}
+
+// TestReasonsAreDocumented: an operator finds each reason of a dead letter in the manual, and no other.
+func TestReasonsAreDocumented(t *testing.T) {
+	t.Parallel()
+	manual, err := os.ReadFile("../../docs/events.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(manual), "| reason | the message |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var documented []string
+	for _, row := range strings.Split(table, "\n") {
+		if cells := strings.Split(row, "|"); len(cells) > 1 {
+			for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(cells[1], -1) {
+				documented = append(documented, m[1])
+			}
+		}
+	}
+	slices.Sort(documented)
+	if want := slices.Sorted(slices.Values(RejectReasons)); !slices.Equal(documented, want) {
+		t.Errorf("docs/events.md has the reasons %v, want %v", documented, want)
 	}
 }

@@ -1,6 +1,9 @@
 package definition
 
-import "time"
+import (
+	"bytes"
+	"time"
+)
 
 // EventRecord is what is kept of a routed event, to know it again.
 type EventRecord struct {
@@ -32,3 +35,8 @@ type EventHistory struct {
 
 // MaxEventRuns is how many runs an EventHistory holds at most.
 const MaxEventRuns = 500
+
+// Same reports whether two events with the same id are the same event.
+func (r *EventRecord) Same(other *EventRecord) bool {
+	return r.Type == other.Type && r.Source == other.Source && bytes.Equal(r.Digest, other.Digest)
+}

@@ -100,6 +100,9 @@ func EventKey(eventID string) string {
 	return "event-" + eventID
 }
 
+// ParseEventKey is the inverse of EventKey; false for another kind of key.
+func ParseEventKey(key string) (eventID string, ok bool) { return strings.CutPrefix(key, "event-") }
+
 // ManualKey is the occurrence key of a request by hand; each request is an occurrence of its own.
 func ManualKey() string {
 	return "manual-" + uuid.NewString()

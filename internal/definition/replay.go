@@ -79,3 +79,22 @@ type ListReplays struct {
 	BeforeSeq int64
 	Limit     int
 }
+
+// ClaimedReplay is a replay that one router works on.
+type ClaimedReplay struct {
+	Replay
+	// Lease is the number that goes with every write.
+	Lease int64
+	// FromStreamSeq (inclusive) and ToStreamSeq (exclusive) are the range in the stream; both are 0 before it was looked up.
+	FromStreamSeq, ToStreamSeq uint64
+}
+
+// Add adds the counts of a step.
+func (c *ReplayCounts) Add(step ReplayCounts) {
+	c.Read += step.Read
+	c.Matched += step.Matched
+	c.New += step.New
+	c.Rerun += step.Rerun
+	c.Ran += step.Ran
+	c.Failed += step.Failed
+}

@@ -109,6 +109,8 @@ type Occurrence struct {
 	// ConditionError is why the definition's condition could not be evaluated for the event, empty when it was: the row then
 	// is closed at once, as failed with ReasonConditionError, and is not started.
 	ConditionError string
+	// RerunOf is the run that this one makes up for, empty for none.
+	RerunOf string
 }
 
 // Start is what is needed to start the workflow of an accepted row.

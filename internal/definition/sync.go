@@ -77,4 +77,6 @@ type ListRuns struct {
 	Status       RunStatus
 	Kind         TriggerKind
 	BackfillID   string
+	ReplayID     string
+	EventID      string
 }

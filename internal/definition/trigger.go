@@ -3,10 +3,12 @@ package definition
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/activity-core/activity-core/internal/condition"
 	"github.com/activity-core/activity-core/internal/cron"
 )
 
@@ -35,7 +37,7 @@ const (
 // Bounds of a trigger.
 const (
 	MaxEventType         = 200 // characters
-	MaxFilters           = 50
+	MaxFilters           = 50  // places that all filters name
 	MaxJitter            = 24 * time.Hour
 	DefaultMisfireWindow = 24 * time.Hour
 	MaxMisfireWindow     = 30 * 24 * time.Hour
@@ -60,10 +62,11 @@ type Trigger struct {
 	MisfireWindow Duration `json:"misfire_window,omitzero"`
 	Jitter        Duration `json:"jitter,omitzero"`
 
-	// Of event. Every pair of the filters must equal the member of the payload with that name, by JSON equality.
+	// Of event: its type, exact or with wildcards (see CheckEventPattern), and places of the payload with the values that
+	// they must all have, by JSON equality (see FilterPlaces).
 	EventType string                     `json:"event_type,omitempty"`
 	Filters   map[string]json.RawMessage `json:"filters,omitempty"`
-	// Condition is a CEL expression over the event that must be true as well.
+	// Condition is a CEL expression over the event that must be true as well; see docs/conditions.md.
 	Condition string `json:"condition,omitempty"`
 }
 
@@ -90,9 +93,32 @@ func CheckEventType(s string) string {
 	case len(s) > MaxEventType:
 		return "must be at most 200 characters long"
 	case strings.ContainsAny(s, "*>"):
-		return "must be one exact type; wildcards are not available in this version"
+		return "must be one exact type, without wildcards"
 	case !isEventType(s):
 		return "must be lower-case words of a-z, 0-9, _ and - joined by dots, as in user.created"
+	}
+	return ""
+}
+
+// CheckEventPattern tells in one sentence what is wrong with the event type of a definition or a replay, which is exact or a
+// wildcard as in NATS: * stands for exactly one word, and > at the end for one or more words. It is "" when nothing is.
+func CheckEventPattern(s string) string {
+	if len(s) > MaxEventType || !strings.ContainsAny(s, "*>") {
+		return CheckEventType(s)
+	}
+	words := strings.Split(s, ".")
+	for i, word := range words {
+		switch {
+		case word == "":
+			return "must not have an empty word: words are joined by single dots, as in user.*"
+		case word == ">" && i < len(words)-1:
+			return "may have > only as its last word, where it stands for one or more words, as in user.>"
+		case word == "*" || word == ">":
+		case strings.ContainsAny(word, "*>"):
+			return fmt.Sprintf("has the word %q: a wildcard stands for a whole word, as in user.* or user.>", clip(word, 60))
+		case !isEventType(word):
+			return "must be lower-case words of a-z, 0-9, _ and -, or the wildcards * and >, joined by dots, as in user.*"
+		}
 	}
 	return ""
 }
@@ -177,12 +203,11 @@ func (t *Trigger) check(f *faults) {
 		t.checkScheduled(path, f)
 		t.checkClock(path, f)
 	case TriggerEvent:
-		if fault := CheckEventType(t.EventType); fault != "" {
+		if fault := CheckEventPattern(t.EventType); fault != "" {
 			f.add(path+".event_type", "event_type", "%s", fault)
 		}
-		if len(t.Filters) > MaxFilters {
-			f.add(path+".filters", "max_items", "has %d pairs; at most %d are allowed", len(t.Filters), MaxFilters)
-		}
+		t.checkFilters(path+".filters", f)
+		t.checkCondition(path+".condition", f)
 	}
 }
 
@@ -203,6 +228,19 @@ func (t *Trigger) checkScheduled(path string, f *faults) {
 			"\"2026-12-24T18:00\" in the timezone")
 	} else if _, err := t.RunTime(); err != nil {
 		addCronFault(path, err, f)
+	}
+}
+
+func (t *Trigger) checkCondition(path string, f *faults) {
+	if t.Condition == "" {
+		return
+	}
+	_, err := condition.Compile(t.Condition)
+	var refused *condition.Error
+	if errors.As(err, &refused) {
+		f.add(path, refused.Rule, "%s", refused.Message)
+	} else if err != nil {
+		f.add(path, "syntax", "cannot be compiled")
 	}
 }
 

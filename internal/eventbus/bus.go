@@ -3,6 +3,9 @@
 //
 // A stream or consumer that exists is never changed: its settings are the operator's. Settings with which events could
 // be lost without a word are refused, or warned about.
+//
+// The files: bus.go finds or makes stream and consumer, pull.go fetches, settle.go acknowledges, read.go reads messages
+// again, guard.go looks at what retention may take, rights.go tells which right is missing.
 package eventbus
 
 import (
@@ -11,14 +14,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/activity-core/activity-core/internal/definition"
 )
 
 // Defaults of a stream and consumer that are made here.
@@ -33,21 +35,8 @@ const (
 	DefaultMaxAckPending = 2000
 )
 
-const (
-	// maxFetch is the most messages of one fetch.
-	maxFetch = 500
-	// fetchBytes is about how much one fetch may hold; the number of messages follows the sizes seen last.
-	fetchBytes = 32 << 20
-	// firstFetch is the size of the first fetch, when nothing is known of sizes.
-	firstFetch = 50
-	// idleWait is how long a fetch waits for a first message. It also bounds how long a fetch delays a shutdown: a pull that
-	// the server has accepted cannot be withdrawn, and a message that it brought to nobody would come again only after AckWait.
-	idleWait = 2 * time.Second
-	// idleHeartbeat is how often the server shows that it still holds the pull.
-	idleHeartbeat = 500 * time.Millisecond
-	// lookTimeout bounds each question to the server.
-	lookTimeout = 4 * time.Second
-)
+// lookTimeout bounds each question to the server.
+const lookTimeout = 4 * time.Second
 
 // Options of a Bus.
 type Options struct {
@@ -75,16 +64,23 @@ type Bus struct {
 	consumer atomic.Pointer[opened]
 	// openFault is why Open failed last, nil after a success.
 	openFault atomic.Pointer[error]
+	inbox     *inbox
 	size      int    // messages of the next fetch
 	warned    string // what warn told last
+	told      error  // the complaint of the server that notAcknowledged has seen
 }
 
 // opened is a consumer that was found.
 type opened struct {
 	jetstream.Consumer
+	created time.Time
 	ackWait time.Duration
-	// mayLook: the stream's settings can be read.
-	mayLook bool
+	// maxBatch and maxWait are the most that the consumer allows a pull to ask for.
+	maxBatch int
+	maxWait  time.Duration
+	// mayLook: the stream's settings can be read. mayNotRead: its messages cannot, as was found out since.
+	mayLook    bool
+	mayNotRead atomic.Bool
 }
 
 // ErrNotOpen means that the consumer was not found yet.
@@ -113,7 +109,7 @@ func New(o Options) (*Bus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("event bus: %w", err)
 	}
-	return &Bus{o: o, js: js, size: firstFetch}, nil
+	return &Bus{o: o, js: js, inbox: newInbox(o.Conn), size: firstFetch}, nil
 }
 
 // Open finds the consumer, and makes it and the stream when they are missing and Manage is set. It may be called again,
@@ -145,8 +141,20 @@ func (b *Bus) open(ctx context.Context) error {
 		return fmt.Errorf("consumer %s of stream %s has ack policy %s, but must have explicit: delete it, so that it is made again",
 			b.o.Durable, b.o.Stream, config.AckPolicy)
 	}
+	if err := b.inbox.open(); err != nil {
+		return fmt.Errorf("make an inbox for events: %w", err)
+	}
+	// What still comes from a consumer that was deleted comes again from this one, and its acknowledgements could hit other
+	// messages if the stream was made again too.
+	created := consumer.CachedInfo().Created
+	if old := b.consumer.Load(); old != nil && !old.created.Equal(created) {
+		b.inbox.empty()
+	}
 	b.warn(config)
-	b.consumer.Store(&opened{Consumer: consumer, ackWait: cmp.Or(config.AckWait, DefaultAckWait), mayLook: mayLook})
+	b.consumer.Store(&opened{
+		Consumer: consumer, created: created, ackWait: cmp.Or(config.AckWait, DefaultAckWait), mayLook: mayLook,
+		maxBatch: cmp.Or(config.MaxRequestBatch, maxFetch), maxWait: cmp.Or(config.MaxRequestExpires, idleWait),
+	})
 	return nil
 }
 
@@ -154,7 +162,7 @@ func (b *Bus) open(ctx context.Context) error {
 func (b *Bus) openStream(ctx context.Context) (mayLook bool, err error) {
 	if !b.o.Manage {
 		// Whoever may not look waits here for a timeout, so this is asked once.
-		if old := b.consumer.Load(); old != nil {
+		if old := b.consumer.Load(); old != nil && (old.mayLook || b.refused(subjectStreamInfo+b.o.Stream)) {
 			return old.mayLook, nil
 		}
 		// That it fails is no fault: the consumer, at which we must be allowed to look, tells what is missing.
@@ -176,14 +184,22 @@ func (b *Bus) openStream(ctx context.Context) (mayLook bool, err error) {
 	return true, b.checkSubjects(config)
 }
 
-func (b *Bus) streamConfig(ctx context.Context) (jetstream.StreamConfig, error) {
+func (b *Bus) streamInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	stream, err := b.js.Stream(ctx, b.o.Stream)
 	if err != nil {
+		return nil, err
+	}
+	return stream.CachedInfo(), nil
+}
+
+func (b *Bus) streamConfig(ctx context.Context) (jetstream.StreamConfig, error) {
+	info, err := b.streamInfo(ctx)
+	if err != nil {
 		return jetstream.StreamConfig{}, err
 	}
-	return stream.CachedInfo().Config, nil
+	return info.Config, nil
 }
 
 // codeSubjectsOverlap is the server's code for subjects that belong to another stream.
@@ -272,8 +288,8 @@ func (b *Bus) openConsumer(ctx context.Context) (jetstream.Consumer, error) {
 		return nil, fmt.Errorf("consumer %s of stream %s is a push consumer, but must be a pull consumer: delete it, or set ACTCORE_DURABLE",
 			b.o.Durable, b.o.Stream)
 	case errors.Is(err, context.DeadlineExceeded) && !b.o.Manage:
-		return nil, fmt.Errorf("look at consumer %s of stream %s: no answer; this user needs the right to publish to "+
-			"$JS.API.CONSUMER.INFO.%s.%s: %w", b.o.Durable, b.o.Stream, b.o.Stream, b.o.Durable, err)
+		return nil, fmt.Errorf("look at consumer %s of stream %s: %w", b.o.Durable, b.o.Stream,
+			b.noAnswer(subjectConsumerInfo+b.o.Stream+"."+b.o.Durable))
 	}
 	return nil, fmt.Errorf("look at consumer %s of stream %s: %w", b.o.Durable, b.o.Stream, err)
 }
@@ -308,16 +324,8 @@ func (b *Bus) warn(config jetstream.ConsumerConfig) {
 		hidden = append(hidden, fmt.Sprintf("max_deliver is %d: an event that is not routed by then is lost without a trace; -1 is right",
 			config.MaxDeliver))
 	}
-	filters := config.FilterSubjects
-	if config.FilterSubject != "" {
-		filters = append(filters, config.FilterSubject)
-	}
-	seen := len(filters) == 0
-	for _, f := range filters {
-		seen = seen || covers(f, b.o.SubjectPrefix+".>")
-	}
-	if !seen {
-		hidden = append(hidden, "its filter "+strings.Join(filters, ", ")+" hides some of "+b.o.SubjectPrefix+".>")
+	if !sees(config, b.o.SubjectPrefix) {
+		hidden = append(hidden, "its filter "+strings.Join(filters(config), ", ")+" hides some of "+b.o.SubjectPrefix+".>")
 	}
 	if text := strings.Join(hidden, "; "); text != b.warned {
 		b.warned = text
@@ -325,6 +333,19 @@ func (b *Bus) warn(config jetstream.ConsumerConfig) {
 			b.o.Log.Warn("the consumer has settings that can hide events", "consumer", b.o.Durable, "settings", text)
 		}
 	}
+}
+
+func filters(config jetstream.ConsumerConfig) []string {
+	if config.FilterSubject != "" {
+		return []string{config.FilterSubject}
+	}
+	return config.FilterSubjects
+}
+
+// sees reports whether a consumer's filters let everything under a prefix through.
+func sees(config jetstream.ConsumerConfig, prefix string) bool {
+	all := filters(config)
+	return len(all) == 0 || slices.ContainsFunc(all, func(f string) bool { return covers(f, prefix+".>") })
 }
 
 func (b *Bus) disconnected() error {
@@ -342,88 +363,27 @@ func (b *Bus) AckWait() time.Duration {
 	return b.o.AckWait
 }
 
-// Fetch returns the messages that are there, some hundreds at most, or waits up to 2 s for the first one; none is no
-// error. It is not cut short by the end of a context: messages that were on their way would come again only after
-// AckWait. After an error, Open is to be called.
-func (b *Bus) Fetch() ([]definition.Delivery, error) {
-	c := b.consumer.Load()
-	if c == nil {
-		return nil, ErrNotOpen
-	}
-	// A pull that waits for a lost connection would be sent when it is back, for an inbox where nobody listens any more.
-	if !b.o.Conn.IsConnected() {
-		return nil, b.disconnected()
-	}
-	batch, err := c.FetchNoWait(b.size)
-	if err != nil {
-		return nil, fmt.Errorf("fetch events: %w", err)
-	}
-	out, err := collect(batch, b.size)
-	if err == nil && len(out) == 0 {
-		batch, err = c.Consumer.Fetch(1, jetstream.FetchMaxWait(idleWait), jetstream.FetchHeartbeat(idleHeartbeat))
-		if err != nil {
-			return nil, fmt.Errorf("wait for events: %w", err)
-		}
-		out, err = collect(batch, 1)
-	}
-	b.size = nextSize(b.size, out)
-	if len(out) == 0 && err != nil {
-		return nil, fmt.Errorf("fetch events: %w", err)
-	}
-	return out, nil // an error that came after messages comes again
-}
-
-// collect waits until the batch is whole.
-func collect(batch jetstream.MessageBatch, size int) ([]definition.Delivery, error) {
-	var out []definition.Delivery
-	for msg := range batch.Messages() {
-		meta, err := msg.Metadata()
-		if err != nil {
-			continue // not a JetStream delivery: nothing to acknowledge
-		}
-		if out == nil {
-			out = make([]definition.Delivery, 0, size)
-		}
-		out = append(out, definition.Delivery{
-			Subject: msg.Subject(), Data: msg.Data(),
-			Stream: meta.Stream, StreamSeq: meta.Sequence.Stream, PublishedAt: meta.Timestamp,
-			Deliveries: int(meta.NumDelivered), Pending: meta.NumPending, Handle: message{msg},
-		})
-	}
-	return out, batch.Error()
-}
-
-// nextSize returns how many messages to ask for next: twice as many after a full fetch, and no more than fit into
-// fetchBytes at the mean size seen last. (A limit by bytes on the pull itself would stall for good at a message that
-// exceeds it.)
-func nextSize(size int, got []definition.Delivery) int {
-	if len(got) == 0 {
-		return size
-	}
-	bytes := 0
-	for _, d := range got {
-		bytes += len(d.Data)
-	}
-	if len(got) >= size {
-		size *= 2
-	}
-	mean := max(bytes/len(got), 1)
-	return max(1, min(size, maxFetch, fetchBytes/mean))
-}
-
 // Pending returns how many messages are still to be delivered.
 func (b *Bus) Pending(ctx context.Context) (uint64, error) {
 	c := b.consumer.Load()
 	if c == nil {
 		return 0, ErrNotOpen
 	}
+	info, err := b.consumerInfo(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	return info.NumPending, nil
+}
+
+func (b *Bus) consumerInfo(ctx context.Context, c *opened) (*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	info, err := c.Info(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("look at consumer %s of stream %s: %w", b.o.Durable, b.o.Stream, err)
+		return nil, fmt.Errorf("look at consumer %s of stream %s: %w", b.o.Durable, b.o.Stream, err)
 	}
-	return info.NumPending, nil
+	return info, nil
 }
 
 // Check is a readiness check: the server answers, the consumer exists, and the stream does not keep events for ever

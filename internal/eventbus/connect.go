@@ -17,8 +17,8 @@ type ConnectOptions struct {
 	Creds string
 	// Name is shown to operators of the server. Required.
 	Name string
-	// InboxPrefix replaces "_INBOX" when Creds are given, so that a user's rights can be limited to inboxes of its own.
-	// Without credentials there are no such rights, and it is ignored.
+	// InboxPrefix replaces "_INBOX", so that a user's rights can be limited to inboxes of its own: who may subscribe to
+	// "_INBOX.>" reads the answers to everybody. Empty leaves it.
 	InboxPrefix string
 	// Unbuffered makes publishing fail at once while the server is away, for a caller that tries again and wants to know.
 	// Otherwise up to 8 MiB are kept and sent when it is back.
@@ -71,9 +71,9 @@ func Connect(o ConnectOptions) (*nats.Conn, error) {
 	}
 	if o.Creds != "" {
 		options = append(options, nats.UserCredentials(o.Creds))
-		if o.InboxPrefix != "" {
-			options = append(options, nats.CustomInboxPrefix(o.InboxPrefix))
-		}
+	}
+	if o.InboxPrefix != "" {
+		options = append(options, nats.CustomInboxPrefix(o.InboxPrefix))
 	}
 	nc, err := nats.Connect(o.URL, options...)
 	if err != nil {

@@ -1,7 +1,7 @@
 package eventbus
 
 import (
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go"
 
 	"github.com/activity-core/activity-core/internal/definition"
 )
@@ -33,17 +33,27 @@ func Decide(outcome definition.Outcome) Action {
 	}
 }
 
-// message is the handle of a delivery.
-type message struct{ msg jetstream.Msg }
+// message is the handle of a delivery. It knows the subject of its acknowledgements.
+type message struct {
+	conn  *nats.Conn
+	reply string
+}
 
 // Settle implements definition.Settler.
 func (m message) Settle(outcome definition.Outcome, detail string) error {
-	switch Decide(outcome) {
-	case Ack:
-		return m.msg.Ack()
-	case Term:
-		return m.msg.TermWithReason(detail)
+	return m.conn.Publish(m.reply, acknowledgement(Decide(outcome), detail))
+}
+
+// acknowledgement returns an action as the server reads it.
+func acknowledgement(a Action, detail string) []byte {
+	switch {
+	case a == Ack:
+		return []byte("+ACK")
+	case a == Term && detail != "":
+		return []byte("+TERM " + detail)
+	case a == Term:
+		return []byte("+TERM")
 	default:
-		return m.msg.InProgress()
+		return []byte("+WPI")
 	}
 }

@@ -6,3 +6,6 @@ package failpoint
 
 // Hit does nothing in this build.
 func Hit(string) {}
+
+// HitAt does nothing in this build.
+func HitAt(_, _ string) {}

@@ -17,6 +17,9 @@ const variable = "ACTCORE_FAIL"
 
 var once sync.Once
 
+// HitAt is the point with this name for one thing among many, as NAME=THING:kill arms it.
+func HitAt(name, thing string) { Hit(name + "=" + thing) }
+
 // Hit is the point with this name. An armed one does not return (kill), or returns when the process is continued (stop).
 func Hit(name string) {
 	armed, action, ok := strings.Cut(os.Getenv(variable), ":")

@@ -35,6 +35,10 @@ var (
 type Store interface {
 	// AcceptRuns commits rows and returns those that are new.
 	AcceptRuns(ctx context.Context, occurrences []definition.Occurrence) ([]definition.Start, error)
+	// AcceptEvents commits events and rows, and returns the rows that are new and the ids of events that are others than those which
+	// are recorded with these ids.
+	AcceptEvents(ctx context.Context, events []definition.EventRecord, occurrences []definition.Occurrence) (
+		starts []definition.Start, reused []string, err error)
 	// CloseUnbegun ends a row that is still accepted, and reports whether it was.
 	CloseUnbegun(ctx context.Context, f definition.Finish) (bool, error)
 }
@@ -84,6 +88,13 @@ func New(o Options) (*Ledger, error) {
 // Record commits one row for each occurrence that has none, and returns what is needed to start the new ones.
 func (l *Ledger) Record(ctx context.Context, occurrences []definition.Occurrence) ([]definition.Start, error) {
 	return l.o.Store.AcceptRuns(ctx, occurrences)
+}
+
+// RecordEvents records events, and commits one row for each of their occurrences that has none. It returns what is needed to start
+// the new ones, and the ids of events that are others than those which were recorded with these ids before; they have no rows.
+func (l *Ledger) RecordEvents(ctx context.Context, events []definition.EventRecord, occurrences []definition.Occurrence) (
+	starts []definition.Start, reused []string, err error) {
+	return l.o.Store.AcceptEvents(ctx, events, occurrences)
 }
 
 // Start starts the workflow of an accepted row. Nil means that it is started, by this call or an earlier one, or that

@@ -71,9 +71,7 @@ func appendObject(dst []byte, d *jsontext.Decoder) ([]byte, error) {
 	if _, err := d.ReadToken(); err != nil {
 		return dst, err
 	}
-	// Each member's form is written to one buffer, and the order is put right at the end.
-	type member struct{ name, form []byte }
-	var members []member
+	var members []memberForm
 	for d.PeekKind() != '}' {
 		quoted, err := d.ReadValue()
 		if err != nil {
@@ -87,12 +85,20 @@ func appendObject(dst []byte, d *jsontext.Decoder) ([]byte, error) {
 		if err != nil {
 			return dst, err
 		}
-		members = append(members, member{name, form})
+		members = append(members, memberForm{name, form})
 	}
 	if _, err := d.ReadToken(); err != nil {
 		return dst, err
 	}
-	slices.SortFunc(members, func(a, b member) int { return bytes.Compare(a.name, b.name) })
+	return appendMembers(dst, members), nil
+}
+
+// memberForm is the canonical form of a member of an object; its name is quoted.
+type memberForm struct{ name, form []byte }
+
+// appendMembers sorts the members by their names.
+func appendMembers(dst []byte, members []memberForm) []byte {
+	slices.SortFunc(members, func(a, b memberForm) int { return bytes.Compare(a.name, b.name) })
 	dst = append(dst, '{')
 	for i, m := range members {
 		if i > 0 {
@@ -100,7 +106,7 @@ func appendObject(dst []byte, d *jsontext.Decoder) ([]byte, error) {
 		}
 		dst = append(append(append(dst, m.name...), ':'), m.form...)
 	}
-	return append(dst, '}'), nil
+	return append(dst, '}')
 }
 
 // appendScalar appends the form of a valid literal, string or number without spaces around it.

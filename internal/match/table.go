@@ -1,16 +1,23 @@
 // Package match decides which definitions an event meets. It is pure: no I/O, no clock.
 //
+// An event meets a definition when all of these hold:
+//
+//   - Its type is the definition's, or meets its wildcards (see [MatchType]).
+//   - It was published when the definition was enabled, or later, give or take [Skew].
+//   - Each place of the payload that the filters name holds the value given there, by JSON equality (see [Canonical]). An
+//     absent member equals nothing, not even null.
+//   - The condition is true. Its top-level equalities (see [condition.Equalities]) are decided like filters: one whose member
+//     is absent, or lies in something that is not an object, does not hold, and then nothing else of the condition counts.
+//     If they all hold and the rest cannot be evaluated, the match is one with an error, never none.
+//
 // A [Table] never changes; [Table.Apply] makes a new one. Within an event type it is an index: each definition is filed
-// under the rarest of its filters, so that an event is compared only with the definitions whose rarest filter it fulfils,
-// and then with the rest of their filters. Values are compared by their canonical form (see [Canonical]).
+// under the rarest of its equalities, those of the filters and those of the condition, so that an event is compared only
+// with the definitions whose rarest equality it fulfils. Conditions are evaluated last, and compiled when that happens for
+// the first time: reading a table of many must not take longer than its equalities do.
 package match
 
 import (
-	"cmp"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/activity-core/activity-core/internal/definition"
@@ -21,133 +28,68 @@ import (
 const Skew = 2 * time.Minute
 
 // Table is an immutable set of routable definitions. The zero value is empty. It is safe for concurrent use.
+//
+// Most definitions are in base, which is large and seldom made anew. What changed since then is in recent, which is made
+// anew for each change, and hides base's definitions of the same ids.
 type Table struct {
-	byID   map[string]*entry
-	byType map[string]*typeIndex
-}
-
-// entry is one definition with its filters in canonical form, by name.
-type entry struct {
-	definition.Routable
-	clauses []clause
-}
-
-type clause struct{ name, form string }
-
-// typeIndex holds the definitions of one event type.
-type typeIndex struct {
-	all []*entry
-	// unfiltered meet every event of the type.
-	unfiltered []*entry
-	// fields numbers the members that filters name.
-	fields map[string]int
-	// filed holds, by field and by canonical form, the definitions that are filed under that equality.
-	filed []map[string][]candidate
-}
-
-// candidate is a definition and the filters that are left to verify once it is found.
-type candidate struct {
-	*entry
-	rest []equality
-}
-
-type equality struct {
-	field int
-	form  string
+	base, recent *index
+	// hidden are the ids of base that are gone or have a newer form in recent.
+	hidden map[string]struct{}
 }
 
 // Len returns the number of definitions.
-func (t *Table) Len() int { return len(t.byID) }
+func (t *Table) Len() int { return t.base.len() - len(t.hidden) + t.recent.len() }
+
+// foldAt is how large the changes may grow before they are folded into base, as a part of base and at least. Each change
+// costs as much as there are recent ones, and each fold as much as there are definitions.
+const (
+	foldPart  = 64
+	foldLeast = 64
+)
 
 // Apply returns the table with the changes made; a definition that is not live is dropped. What did not change is shared
-// with the old table. The error names each definition that cannot be matched because it, or a filter of it, cannot be
-// read; the table is good without them.
+// with the old table. The error names each definition that cannot be matched because it, a filter or the condition of it
+// cannot be read; the table is good without them.
 func (t *Table) Apply(changes []definition.Routable) (*Table, error) {
 	if len(changes) == 0 {
 		return t, nil
 	}
-	next := &Table{byID: maps.Clone(t.byID), byType: maps.Clone(t.byType)}
-	if next.byID == nil {
-		next.byID, next.byType = map[string]*entry{}, map[string]*typeIndex{}
+	entries, errs := newEntries(changes)
+	next := &Table{base: t.base, hidden: make(map[string]struct{}, len(t.hidden)+len(changes))}
+	for id := range t.hidden {
+		next.hidden[id] = struct{}{}
 	}
-	added := map[string][]*entry{} // by type; a type that only lost definitions has an empty list
-	var errs []error
-	for _, change := range changes {
-		if old := next.byID[change.ID]; old != nil {
-			added[old.EventType] = append(added[old.EventType], nil...)
-			delete(next.byID, change.ID)
-		}
-		if !change.Live {
-			continue
-		}
-		e, err := newEntry(change)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		next.byID[change.ID] = e
-		added[change.EventType] = append(added[change.EventType], e)
-	}
-	for eventType, fresh := range added {
-		var entries []*entry
-		if old := t.byType[eventType]; old != nil {
-			entries = slices.Clone(old.all)
-		}
-		// Only the newest form of a definition counts, and only under its present type.
-		entries = slices.DeleteFunc(append(entries, fresh...), func(e *entry) bool { return next.byID[e.ID] != e })
-		if len(entries) == 0 {
-			delete(next.byType, eventType)
-		} else {
-			next.byType[eventType] = newTypeIndex(entries)
+	// The last change of a definition counts; the entry of one that is dropped is nil.
+	recent := make(map[string]*entry, t.recent.len()+len(changes))
+	if t.recent != nil {
+		for id, e := range t.recent.byID {
+			recent[id] = e
 		}
 	}
-	return next, errors.Join(errs...)
-}
-
-func newEntry(r definition.Routable) (*entry, error) {
-	e := &entry{Routable: r}
-	if r.Unreadable != nil {
-		return nil, fmt.Errorf("definition %s revision %d: %w", r.ID, r.Revision, r.Unreadable)
-	}
-	for name, value := range r.Filters {
-		form, err := Canonical(nil, value)
-		if err != nil {
-			return nil, fmt.Errorf("definition %s (%s) cannot be matched: filter %q: %w", r.ID, r.Name, name, err)
+	for i, change := range changes {
+		if next.base.has(change.ID) {
+			next.hidden[change.ID] = struct{}{}
 		}
-		e.clauses = append(e.clauses, clause{name, string(form)})
+		if recent[change.ID] = entries[i]; entries[i] == nil {
+			delete(recent, change.ID)
+		}
 	}
-	slices.SortFunc(e.clauses, func(a, b clause) int { return cmp.Compare(a.name, b.name) })
-	return e, nil
-}
-
-func newTypeIndex(entries []*entry) *typeIndex {
-	x := &typeIndex{all: entries, fields: map[string]int{}}
-	popularity := map[clause]int{}
-	for _, e := range entries {
-		for _, c := range e.clauses {
-			popularity[c]++
-			if _, known := x.fields[c.name]; !known {
-				x.fields[c.name] = len(x.filed)
-				x.filed = append(x.filed, map[string][]candidate{})
+	if len(recent)+len(next.hidden) <= max(foldLeast, t.base.len()/foldPart) {
+		next.recent = newIndex(recent)
+		return next, errors.Join(errs...)
+	}
+	all := make(map[string]*entry, t.base.len()+len(recent))
+	if t.base != nil {
+		for id, e := range t.base.byID {
+			if _, hidden := next.hidden[id]; !hidden {
+				all[id] = e
 			}
 		}
 	}
-	for _, e := range entries {
-		if len(e.clauses) == 0 {
-			x.unfiltered = append(x.unfiltered, e)
-			continue
-		}
-		rarest := slices.MinFunc(e.clauses, func(a, b clause) int { return cmp.Compare(popularity[a], popularity[b]) })
-		found := candidate{entry: e}
-		for _, c := range e.clauses {
-			if c != rarest {
-				found.rest = append(found.rest, equality{x.fields[c.name], c.form})
-			}
-		}
-		under := x.filed[x.fields[rarest.name]]
-		under[rarest.form] = append(under[rarest.form], found)
+	for id, e := range recent {
+		all[id] = e
 	}
-	return x
+	return &Table{base: newIndex(all)}, errors.Join(errs...)
 }
 
 // Met is a definition that an event meets, or of which that cannot be told.
@@ -157,56 +99,23 @@ type Met struct {
 	Err error
 }
 
-// Match returns the definitions that the event meets, in no particular order: those of its type whose filters all equal
-// the payload's members of the same names, and that were enabled when it was published (give or take Skew).
+// Match returns the definitions that the event meets, in no particular order, and those that it would meet if their
+// conditions could be evaluated for it. The package's comment says what it is to meet a definition. It fails only for an
+// event that did not come from the parser.
 func (t *Table) Match(e *definition.Event, publishedAt time.Time) ([]Met, error) {
-	x := t.byType[e.Type]
-	if x == nil {
+	if t.Len() == 0 {
 		return nil, nil
 	}
-	latest := publishedAt.Add(Skew)
-	var met []Met
-	meet := func(found *entry) {
-		if !found.EnabledSince.After(latest) {
-			met = append(met, Met{Routable: &found.Routable})
-		}
-	}
-	for _, found := range x.unfiltered {
-		meet(found)
-	}
-	if len(x.fields) == 0 {
-		return met, nil
-	}
-	forms, err := x.forms(e)
-	if err != nil {
+	s := scratches.Get().(*scratch)
+	defer s.release()
+	s.begin(e, publishedAt)
+	s.hidden = t.hidden
+	if err := t.base.match(s); err != nil {
 		return nil, err
 	}
-	for field, form := range forms {
-		if form == nil {
-			continue // absent: equals nothing, not even null
-		}
-		for _, c := range x.filed[field][string(form)] {
-			if !slices.ContainsFunc(c.rest, func(q equality) bool { return string(forms[q.field]) != q.form }) {
-				meet(c.entry)
-			}
-		}
+	s.hidden = nil
+	if err := t.recent.match(s); err != nil {
+		return nil, err
 	}
-	return met, nil
-}
-
-// forms returns the canonical form of each member that a filter of this type names, by field; nil where absent.
-func (x *typeIndex) forms(e *definition.Event) ([][]byte, error) {
-	forms := make([][]byte, len(x.fields))
-	for _, m := range e.Payload {
-		field, named := x.fields[string(m.Name)]
-		if !named {
-			continue
-		}
-		form, err := Canonical(nil, m.Value)
-		if err != nil {
-			return nil, fmt.Errorf("payload.%s: %w", m.Name, err)
-		}
-		forms[field] = form
-	}
-	return forms, nil
+	return s.met, nil
 }

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,11 +16,17 @@ import (
 // It is exact. A row is returned when the transaction that last wrote it was not visible to prev and is to this
 // statement; both judgements are Postgres' own, made on one snapshot, so a transaction that began early and committed
 // late is not passed over. The join is an outer one so that a look that finds nothing still moves the snapshot on.
+//
+// The snapshot ends with "@" and the names of the server and of its timeline: to another server, as after a failover, the
+// transactions of this one mean nothing.
 func (s *Store) ChangedDefinitions(ctx context.Context, prev string) (string, []definition.Routable, error) {
 	const columns = `
-		SELECT look.snapshot::text, d.id::text, d.name, d.revision, d.document::text, d.enabled_since,
+		SELECT look.snapshot || '@' || look.server || '/' || look.timeline,
+		       d.id::text, d.name, d.revision, d.document::text, d.enabled_since,
 		       d.deleted_at IS NULL AND d.enabled AND d.trigger_type = 'event'
-		FROM (SELECT pg_current_snapshot() AS snapshot) look LEFT JOIN definitions d ON `
+		FROM (SELECT pg_current_snapshot()::text AS snapshot, (SELECT system_identifier FROM pg_control_system()) AS server,
+		             left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline) look
+		     LEFT JOIN definitions d ON `
 	var (
 		rows pgx.Rows
 		err  error
@@ -27,6 +34,7 @@ func (s *Store) ChangedDefinitions(ctx context.Context, prev string) (string, []
 	if prev == "" {
 		rows, err = s.pool.Query(ctx, columns+`d.deleted_at IS NULL AND d.enabled AND d.trigger_type = 'event'`)
 	} else {
+		prev, _, _ = strings.Cut(prev, "@")
 		rows, err = s.pool.Query(ctx, columns+`
 			d.changed_xid >= pg_snapshot_xmin($1::text::pg_snapshot)
 			AND NOT pg_visible_in_snapshot(d.changed_xid, $1::text::pg_snapshot)`, prev)
@@ -37,10 +45,11 @@ func (s *Store) ChangedDefinitions(ctx context.Context, prev string) (string, []
 	var snapshot string
 	var changed []definition.Routable
 	var (
-		id, name, document *string
-		revision           *int
-		since              *time.Time
-		live               *bool
+		id, name *string
+		document []byte
+		revision *int
+		since    *time.Time
+		live     *bool
 	)
 	_, err = pgx.ForEachRow(rows, []any{&snapshot, &id, &name, &revision, &document, &since, &live}, func() error {
 		if id == nil {
@@ -48,10 +57,7 @@ func (s *Store) ChangedDefinitions(ctx context.Context, prev string) (string, []
 		}
 		r := definition.Routable{ID: *id, Name: *name, Revision: *revision, Live: *live, EnabledSince: *since}
 		if r.Live {
-			doc, err := definition.DecodeStored([]byte(*document))
-			r.EventType, r.Filters = doc.Trigger.EventType, doc.Trigger.Filters
-			// One that this version cannot read must not stop the routing of all others.
-			r.Unreadable = err
+			readTrigger(&r, document)
 		}
 		changed = append(changed, r)
 		return nil
@@ -59,17 +65,47 @@ func (s *Store) ChangedDefinitions(ctx context.Context, prev string) (string, []
 	return snapshot, changed, translate("look for changed definitions", err)
 }
 
-// AcceptDeadLetters commits messages that cannot be routed. A message that is there already stays as it is.
-func (s *Store) AcceptDeadLetters(ctx context.Context, letters []definition.DeadLetter) error {
-	batch := &pgx.Batch{}
-	for _, l := range letters {
-		batch.Queue(`
-			INSERT INTO dead_letters (id, stream, stream_seq, subject, event_id, reason, detail, data, data_size, deliveries,
-			                          published_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-			ON CONFLICT (stream, stream_seq, published_at) DO NOTHING`,
-			definition.NewID(), l.Stream, int64(l.StreamSeq), bound(l.Subject), bound(l.EventID), l.Reason, bound(l.Detail),
-			l.Data[:min(len(l.Data), definition.MaxDeadLetterData)], l.DataSize, l.Deliveries, l.PublishedAt)
+// CountAttempts returns how often routers began with each of these messages alone, in their order.
+func (s *Store) CountAttempts(ctx context.Context, messages []definition.Delivery) ([]int, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT COALESCE(a.attempts, 0)
+		FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) WITH ORDINALITY AS m (stream, seq, published_at, place)
+		LEFT JOIN delivery_attempts a ON a.stream = m.stream AND a.stream_seq = m.seq AND a.published_at = m.published_at
+		ORDER BY m.place`, messageKeys(messages)...)
+	if err != nil {
+		return nil, translate("count attempts", err)
 	}
-	return translate("store dead letters", retried(func() error { return s.pool.SendBatch(ctx, batch).Close() }))
+	counts, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	return counts, translate("count attempts", err)
+}
+
+// AddAttempt notes that a router is about to begin with a message alone, and returns how often that was so, this time included.
+func (s *Store) AddAttempt(ctx context.Context, d *definition.Delivery) (n int, err error) {
+	err = retried(func() error {
+		return s.pool.QueryRow(ctx, `
+			INSERT INTO delivery_attempts (stream, stream_seq, published_at, attempts) VALUES ($1, $2, $3, 1)
+			ON CONFLICT (stream, stream_seq, published_at)
+			DO UPDATE SET attempts = delivery_attempts.attempts + 1, attempted_at = now()
+			RETURNING attempts`, d.Stream, int64(d.StreamSeq), d.PublishedAt).Scan(&n)
+	})
+	return n, translate("note an attempt", err)
+}
+
+// ForgetAttempts removes the attempts of messages that are done with.
+func (s *Store) ForgetAttempts(ctx context.Context, messages []definition.Delivery) error {
+	_, err := s.pool.Exec(ctx, `
+		DELETE FROM delivery_attempts a
+		USING unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS m (stream, seq, published_at)
+		WHERE a.stream = m.stream AND a.stream_seq = m.seq AND a.published_at = m.published_at`, messageKeys(messages)...)
+	return translate("forget attempts", err)
+}
+
+// messageKeys returns what names messages, as three lists.
+func messageKeys(messages []definition.Delivery) []any {
+	n := len(messages)
+	streams, seqs, published := make([]string, n), make([]int64, n), make([]time.Time, n)
+	for i := range messages {
+		streams[i], seqs[i], published[i] = messages[i].Stream, int64(messages[i].StreamSeq), messages[i].PublishedAt
+	}
+	return []any{streams, seqs, published}
 }

@@ -23,7 +23,42 @@ const maxSweepPause = 10 * time.Minute
 // to start the new ones. An occurrence whose row exists already, and one whose definition was deleted, adds nothing.
 // Errors: ErrUnavailable, and ErrNotStorable when a value of any of them is refused, in which case none is stored.
 func (s *Store) AcceptRuns(ctx context.Context, occurrences []definition.Occurrence) ([]definition.Start, error) {
-	// Two batches that insert the same keys in different orders would deadlock.
+	args := acceptArgs(occurrences)
+	var starts []definition.Start
+	err := retried(func() error {
+		rows, err := s.pool.Query(ctx, acceptRuns+acceptOrder, args...)
+		if err != nil {
+			return err
+		}
+		starts, err = collectAccepted(rows)
+		return err
+	})
+	return starts, translate("accept runs", err)
+}
+
+// acceptRuns is the statement of acceptance, up to a further join and acceptOrder. An occurrence that could not be judged gets
+// its row too, closed at once.
+const acceptRuns = `
+	INSERT INTO runs (id, definition_id, definition_name, revision, kind, occurrence_key, status, reason, error, finished_at,
+	                  input, event_id, event_type, trace_id, run_limit, run_timeout, workflow_id, start_after)
+	SELECT o.id, d.id, d.name, r.revision, o.kind, o.key, CASE WHEN o.fault = '' THEN 'accepted' ELSE 'failed' END,
+	       CASE WHEN o.fault = '' THEN '' ELSE 'condition_error' END, o.fault, CASE WHEN o.fault <> '' THEN now() END,
+	       o.input, o.event_id, o.event_type, o.trace_id, r.run_limit, r.run_timeout, o.workflow_id, now() + $12
+	FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[],
+	            $9::text[], $10::text[], $11::text[])
+	     WITH ORDINALITY AS o (id, definition_id, revision, kind, key, input, event_id, event_type, trace_id,
+	                           workflow_id, fault, place)
+	JOIN definitions d ON d.id = o.definition_id AND d.deleted_at IS NULL
+	JOIN definition_revisions r ON r.definition_id = d.id AND r.revision = COALESCE(NULLIF(o.revision, 0), d.revision)`
+
+const acceptOrder = `
+	ORDER BY o.place
+	ON CONFLICT (definition_id, occurrence_key) DO NOTHING
+	RETURNING ` + startColumns + `, status`
+
+// acceptArgs returns the arguments of acceptRuns. The rows are sorted: two batches that insert the same keys in different
+// orders would deadlock.
+func acceptArgs(occurrences []definition.Occurrence) []any {
 	sorted := slices.SortedFunc(slices.Values(occurrences), func(a, b definition.Occurrence) int {
 		return cmp.Or(cmp.Compare(a.DefinitionID, b.DefinitionID), cmp.Compare(a.Key, b.Key))
 	})
@@ -31,36 +66,31 @@ func (s *Store) AcceptRuns(ctx context.Context, occurrences []definition.Occurre
 	ids, definitions, revisions := make([]string, n), make([]string, n), make([]int32, n)
 	kinds, keys, inputs := make([]string, n), make([]string, n), make([][]byte, n)
 	eventIDs, eventTypes, traceIDs, workflows := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	faults := make([]string, n)
 	for i, o := range sorted {
 		ids[i], definitions[i], revisions[i] = definition.NewID(), o.DefinitionID, int32(o.Revision)
 		kinds[i], keys[i], inputs[i] = string(o.Kind), o.Key, o.Input
 		eventIDs[i], eventTypes[i], traceIDs[i] = o.EventID, o.EventType, o.TraceID
-		workflows[i] = definition.WorkflowID(o.DefinitionID, o.Key)
+		workflows[i], faults[i] = definition.WorkflowID(o.DefinitionID, o.Key), bound(o.ConditionError)
 	}
+	return []any{ids, definitions, revisions, kinds, keys, inputs, eventIDs, eventTypes, traceIDs, workflows, faults, FirstSweep}
+}
+
+// collectAccepted returns the rows that are to be started.
+func collectAccepted(rows pgx.Rows) ([]definition.Start, error) {
 	var starts []definition.Start
-	err := retried(func() error {
-		rows, err := s.pool.Query(ctx, `
-			INSERT INTO runs (id, definition_id, definition_name, revision, kind, occurrence_key, status, input, event_id,
-			                  event_type, trace_id, run_limit, run_timeout, workflow_id, start_after)
-			SELECT o.id, d.id, d.name, r.revision, o.kind, o.key, 'accepted', o.input, o.event_id, o.event_type, o.trace_id,
-			       r.run_limit, r.run_timeout, o.workflow_id, now() + $11
-			FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[],
-			            $9::text[], $10::text[])
-			     WITH ORDINALITY AS o (id, definition_id, revision, kind, key, input, event_id, event_type, trace_id,
-			                           workflow_id, place)
-			JOIN definitions d ON d.id = o.definition_id AND d.deleted_at IS NULL
-			JOIN definition_revisions r ON r.definition_id = d.id AND r.revision = COALESCE(NULLIF(o.revision, 0), d.revision)
-			ORDER BY o.place
-			ON CONFLICT (definition_id, occurrence_key) DO NOTHING
-			RETURNING `+startColumns,
-			ids, definitions, revisions, kinds, keys, inputs, eventIDs, eventTypes, traceIDs, workflows, FirstSweep)
+	for rows.Next() {
+		var status definition.RunStatus
+		st, err := scanStartAnd(rows, &status)
 		if err != nil {
-			return err
+			rows.Close()
+			return nil, err
 		}
-		starts, err = pgx.CollectRows(rows, scanStart)
-		return err
-	})
-	return starts, translate("accept runs", err)
+		if status == definition.RunAccepted {
+			starts = append(starts, st)
+		}
+	}
+	return starts, rows.Err()
 }
 
 // ClaimUnstarted claims accepted rows whose time to be started by the sweeper has come: each gets its next time at once
@@ -144,6 +174,12 @@ func (s *Store) ListRuns(ctx context.Context, q definition.ListRuns) ([]definiti
 	if q.BackfillID != "" {
 		where("backfill_id = $%d", q.BackfillID)
 	}
+	if q.ReplayID != "" {
+		where("replay_id = $%d", q.ReplayID)
+	}
+	if q.EventID != "" {
+		where("event_id = $%d AND event_id <> ''", q.EventID)
+	}
 	args = append(args, q.Limit)
 	fmt.Fprintf(&sql, " ORDER BY seq DESC LIMIT $%d", len(args))
 	rows, err := s.pool.Query(ctx, sql.String(), args...)
@@ -159,11 +195,14 @@ const startColumns = `id::text, definition_id::text, definition_name, occurrence
 	CASE WHEN run_limit = 0 AND NOT catch_up THEN run_timeout ELSE interval '0' END, start_attempts, first_tried_at, accepted_at,
 	kind`
 
-func scanStart(row pgx.CollectableRow) (definition.Start, error) {
+func scanStart(row pgx.CollectableRow) (definition.Start, error) { return scanStartAnd(row) }
+
+// scanStartAnd also scans the columns that follow those of startColumns.
+func scanStartAnd(row pgx.CollectableRow, more ...any) (definition.Start, error) {
 	var st definition.Start
 	var first *time.Time
-	err := row.Scan(&st.RunID, &st.DefinitionID, &st.DefinitionName, &st.Key, &st.Timeout, &st.Attempts, &first,
-		&st.AcceptedAt, &st.Kind)
+	err := row.Scan(append([]any{&st.RunID, &st.DefinitionID, &st.DefinitionName, &st.Key, &st.Timeout, &st.Attempts, &first,
+		&st.AcceptedAt, &st.Kind}, more...)...)
 	if first != nil {
 		st.FirstTriedAt = *first
 	}
@@ -172,13 +211,14 @@ func scanStart(row pgx.CollectableRow) (definition.Start, error) {
 
 const runColumns = `id::text, seq, definition_id::text, definition_name, revision, kind, occurrence_key, status, reason,
 	error, event_id, event_type, trace_id, slot_at, catch_up, COALESCE(rerun_of::text, '') AS rerun_of,
-	COALESCE(backfill_id::text, '') AS backfill_id, accepted_at, started_at, finished_at, workflow_id, workflow_run_id`
+	COALESCE(backfill_id::text, '') AS backfill_id, COALESCE(replay_id::text, '') AS replay_id,
+	accepted_at, started_at, finished_at, workflow_id, workflow_run_id`
 
 // runFields returns where the columns of runColumns go.
 func runFields(r *definition.Run) []any {
 	return []any{&r.ID, &r.Seq, &r.DefinitionID, &r.DefinitionName, &r.Revision, &r.Kind, &r.Key, &r.Status, &r.Reason,
-		&r.Error, &r.EventID, &r.EventType, &r.TraceID, &r.SlotAt, &r.CatchUp, &r.RerunOf, &r.BackfillID, &r.AcceptedAt, &r.StartedAt, &r.FinishedAt, &r.WorkflowID,
-		&r.WorkflowRunID}
+		&r.Error, &r.EventID, &r.EventType, &r.TraceID, &r.SlotAt, &r.CatchUp, &r.RerunOf, &r.BackfillID, &r.ReplayID,
+		&r.AcceptedAt, &r.StartedAt, &r.FinishedAt, &r.WorkflowID, &r.WorkflowRunID}
 }
 
 func scanRun(row pgx.CollectableRow, withInput bool) (definition.Run, error) {

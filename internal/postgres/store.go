@@ -90,7 +90,8 @@ func translate(attempt string, err error) error {
 	case errors.As(err, &invalid),
 		errors.Is(err, definition.ErrNotFound), errors.Is(err, definition.ErrNameTaken),
 		errors.Is(err, definition.ErrLeaseLost), errors.Is(err, definition.ErrOtherWorkflow),
-		errors.Is(err, definition.ErrNotYet), errors.Is(err, definition.ErrBackfillActive):
+		errors.Is(err, definition.ErrNotYet), errors.Is(err, definition.ErrBackfillActive),
+		errors.Is(err, definition.ErrReplayActive):
 		return fmt.Errorf("%s: %w", attempt, err)
 	case errors.Is(err, pgx.ErrNoRows):
 		return fmt.Errorf("%s: %w", attempt, definition.ErrNotFound)

@@ -27,8 +27,8 @@ func (s *Store) BeginTask(ctx context.Context, runID string, index, try int) (de
 			ON CONFLICT (run_id, index) DO UPDATE SET attempts = GREATEST(task_results.attempts, excluded.attempts)
 			WHERE task_results.status = 'running')
 		SELECT r.id, r.seq, r.definition_id, r.definition_name, r.revision, r.kind, r.occurrence_key, r.status, r.reason,
-		       r.error, r.event_id, r.event_type, r.trace_id, r.slot_at, r.catch_up, r.rerun_of, r.backfill_id, r.accepted_at, r.started_at, r.finished_at,
-		       r.workflow_id, r.workflow_run_id, r.input, r.document::text,
+		       r.error, r.event_id, r.event_type, r.trace_id, r.slot_at, r.catch_up, r.rerun_of, r.backfill_id, r.replay_id,
+		       r.accepted_at, r.started_at, r.finished_at, r.workflow_id, r.workflow_run_id, r.input, r.document::text,
 		       COALESCE(t.status, ''), COALESCE(t.error, ''), COALESCE(t.attempts, 0), t.output
 		FROM r LEFT JOIN task_results t ON t.run_id = $1 AND t.index = $2::int`, runID, index, try)
 	if err != nil {

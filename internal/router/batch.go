@@ -23,20 +23,19 @@ type item struct {
 	// open counts what has to happen before the item is settled: routing it, and trying each start.
 	open atomic.Int64
 
-	outcome definition.Outcome
-	reject  *definition.Reject
-	eventID string
+	outcome  definition.Outcome
+	reject   *definition.Reject
+	eventID  string
+	matches  int // how many definitions it met
+	attempts int // of a suspect
 }
 
 // newBatch counts what came and keeps it alive from now on.
 func (r *Router) newBatch(deliveries []definition.Delivery) *batch {
 	b := &batch{items: make([]item, len(deliveries)), fetchedAt: time.Now()}
-	b.unsettled.Store(int64(len(deliveries)))
 	redelivered := 0.0
 	for i, d := range deliveries {
-		it := &b.items[i]
-		it.Delivery, it.batch = d, b
-		it.open.Store(1)
+		b.items[i].Delivery = d
 		if d.Deliveries > 1 {
 			redelivered++
 		}
@@ -44,8 +43,18 @@ func (r *Router) newBatch(deliveries []definition.Delivery) *batch {
 	r.metrics.received.Add(float64(len(deliveries)))
 	r.metrics.redelivered.Add(redelivered)
 	r.metrics.pending.Set(float64(deliveries[len(deliveries)-1].Pending))
-	r.held.add(b)
+	r.hold(b)
 	return b
+}
+
+// hold keeps the items of a batch alive until each of them is done.
+func (r *Router) hold(b *batch) {
+	b.unsettled.Store(int64(len(b.items)))
+	for i := range b.items {
+		b.items[i].batch = b
+		b.items[i].open.Store(1)
+	}
+	r.held.add(b)
 }
 
 // done takes one share of an item away, and settles it when it was the last.

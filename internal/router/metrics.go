@@ -9,10 +9,10 @@ import (
 )
 
 type metrics struct {
-	received, redelivered, matched, unmatched, deferred, settleErrors, fetchErrors prometheus.Counter
-	dead                                                                           *prometheus.CounterVec
-	seconds                                                                        prometheus.Histogram
-	pending, definitions                                                           prometheus.Gauge
+	received, redelivered, matched, unmatched, deferred, settleErrors, fetchErrors, conditionErrors, dropped prometheus.Counter
+	dead, retried                                                                                            *prometheus.CounterVec
+	seconds                                                                                                  prometheus.Histogram
+	pending, definitions, risk, blind                                                                        prometheus.Gauge
 }
 
 func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
@@ -33,6 +33,16 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			"Deliveries that could not be acknowledged; they are delivered again."),
 		fetchErrors: counter("actcore_event_fetch_errors_total",
 			"Fetches that failed, as when the consumer was deleted or NATS went away."),
+		conditionErrors: counter("actcore_event_condition_errors_total",
+			"Matches that could not be judged, because the definition's condition failed at the event."),
+		dropped: counter("actcore_stream_dropped_unseen_total",
+			"Events that the stream's retention took before any router was given them. Every router counts for itself."),
+		retried: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "actcore_dead_letter_retries_total",
+			Help: "Dead letters that were routed again on request, by result: routed, or dead (again)."}, []string{"result"}),
+		risk: prometheus.NewGauge(prometheus.GaugeOpts{Name: "actcore_stream_retention_risk",
+			Help: "How near the oldest event that no router has been given is to being taken by the stream's retention: 0 far, 1 now."}),
+		blind: prometheus.NewGauge(prometheus.GaugeOpts{Name: "actcore_stream_guard_blind",
+			Help: "1 when a missing right hides how near events are to being taken by the stream's retention."}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "actcore_event_processing_seconds",
 			Help:    "Time from the arrival of a delivery to its acknowledgement.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}}),
@@ -44,9 +54,12 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	for _, reason := range definition.RejectReasons {
 		m.dead.WithLabelValues(reason)
 	}
+	for _, result := range []string{"routed", "dead"} {
+		m.retried.WithLabelValues(result)
+	}
 	var errs []error
 	for _, c := range []prometheus.Collector{m.received, m.redelivered, m.matched, m.unmatched, m.deferred, m.settleErrors,
-		m.fetchErrors, m.dead, m.seconds, m.pending, m.definitions} {
+		m.fetchErrors, m.dead, m.seconds, m.pending, m.definitions, m.conditionErrors, m.dropped, m.retried, m.risk, m.blind} {
 		errs = append(errs, registerer.Register(c))
 	}
 	return m, errors.Join(errs...)

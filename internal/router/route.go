@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/failpoint"
 	"github.com/activity-core/activity-core/internal/match"
 )
 
@@ -50,8 +54,13 @@ func (r *Router) refresh(ctx context.Context) error {
 	return nil
 }
 
-// wentBack reports whether the later of two snapshots ("xmin:xmax:…") knows fewer transactions: another timeline.
+// wentBack reports whether the later of two snapshots ("xmin:xmax:…@server/timeline") is of another server or timeline, or knows
+// fewer transactions.
 func wentBack(earlier, later string) bool {
+	_, serverBefore, _ := strings.Cut(earlier, "@")
+	if _, serverAfter, _ := strings.Cut(later, "@"); serverBefore != serverAfter {
+		return true
+	}
 	before, okBefore := xmax(earlier)
 	after, okAfter := xmax(later)
 	return !okBefore || !okAfter || after < before
@@ -76,7 +85,7 @@ type decision struct {
 
 // decide is the whole verdict about a delivery. It is pure.
 func decide(table *match.Table, prefix string, d *definition.Delivery) decision {
-	event, reject := definition.ParseEnvelope(d.Data, d.Subject, prefix)
+	event, reject := definition.ParseMessage(d.Subject, d.Header, d.Data, prefix)
 	if reject != nil {
 		return decision{event: event, reject: reject}
 	}
@@ -85,6 +94,19 @@ func decide(table *match.Table, prefix string, d *definition.Delivery) decision 
 		return decision{event: event, reject: &definition.Reject{Reason: definition.RejectNotJSON, Detail: err.Error()}}
 	}
 	return decision{event: event, met: met}
+}
+
+// decideSafely makes a dead letter of a message at which decide panics, so that a fault of ours costs one message and not the
+// router.
+func (r *Router) decideSafely(table *match.Table, d *definition.Delivery) (v decision) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			r.o.Log.Error("routing a message failed", "stream_seq", d.StreamSeq, "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
+			v = decision{reject: &definition.Reject{Reason: definition.RejectInternalError,
+				Detail: "the router failed at this message; its log tells more"}}
+		}
+	}()
+	return decide(table, r.o.SubjectPrefix, d)
 }
 
 func occurrence(e *definition.Event, met match.Met) definition.Occurrence {
@@ -98,14 +120,29 @@ func occurrence(e *definition.Event, met match.Met) definition.Occurrence {
 	return o
 }
 
+// record is what is kept of an event. The error is a fault of ours.
+func record(d *definition.Delivery, e *definition.Event, matches int) (definition.EventRecord, error) {
+	digest, err := match.Digest(e)
+	return definition.EventRecord{
+		ID: e.ID, Type: e.Type, Source: e.Source, Digest: digest,
+		Stream: d.Stream, StreamSeq: d.StreamSeq, PublishedAt: d.PublishedAt, Matches: matches,
+	}, err
+}
+
 func deadLetter(d *definition.Delivery, eventID string, reject *definition.Reject) definition.DeadLetter {
 	return definition.DeadLetter{
-		Stream: d.Stream, StreamSeq: d.StreamSeq, PublishedAt: d.PublishedAt, Subject: d.Subject, EventID: eventID,
+		Stream: d.Stream, StreamSeq: d.StreamSeq, PublishedAt: d.PublishedAt, Subject: d.Subject, Header: d.Header, EventID: eventID,
 		Reason: reject.Reason, Detail: reject.Detail,
 		// Never nil: an empty message is stored as empty.
 		Data: append([]byte{}, d.Data[:min(len(d.Data), definition.MaxDeadLetterData)]...), DataSize: len(d.Data),
 		Deliveries: d.Deliveries,
 	}
+}
+
+// reused is the verdict about an event whose id names another event.
+func reused(eventID string) *definition.Reject {
+	return &definition.Reject{Reason: definition.RejectEventIDReused, Detail: fmt.Sprintf("an event with the id %s and another source, type or "+
+		"payload came before: an id names one event for good, so give this one its own", eventID)}
 }
 
 // routeBatch decides on each delivery, commits what was decided, and hands the new runs to the pool. It returns an error
@@ -114,83 +151,148 @@ func (r *Router) routeBatch(ctx context.Context, b *batch) error {
 	if err := r.retry(ctx, "look for changed definitions", &r.fault, r.refresh); err != nil {
 		return err
 	}
+	fresh, suspects := make([]*item, 0, len(b.items)), []*item(nil)
+	for i := range b.items {
+		if it := &b.items[i]; it.Deliveries >= suspectDeliveries {
+			suspects = append(suspects, it)
+		} else {
+			fresh = append(fresh, it)
+		}
+	}
+	if err := r.routeItems(ctx, fresh); err != nil || len(suspects) == 0 {
+		return err
+	}
+	return r.routeSuspects(ctx, suspects)
+}
+
+// routeItems decides on, commits and settles items; one that is a dead letter already is not decided on again.
+func (r *Router) routeItems(ctx context.Context, items []*item) error {
 	table := r.table.Load()
 	rows := rows{}
-	var unmatched, matched float64
-	for i := range b.items {
-		it := &b.items[i]
-		verdict := decide(table, r.o.SubjectPrefix, &it.Delivery)
+	var unmatched, matched, errored float64
+	for _, it := range items {
+		if it.reject != nil {
+			continue
+		}
+		failpoint.HitAt("route", it.Subject)
+		verdict := r.decideSafely(table, &it.Delivery)
+		it.eventID, it.reject = verdict.event.ID, verdict.reject
 		switch {
 		case verdict.reject != nil:
-			it.reject, it.eventID = verdict.reject, verdict.event.ID
 			continue
 		case len(verdict.met) == 0:
 			unmatched++
 			it.outcome = definition.OutcomeUnmatched
-			continue
-		}
-		matched++
-		it.outcome, it.eventID = definition.OutcomeRouted, verdict.event.ID
-		for _, met := range verdict.met {
-			rows.add(it, occurrence(&verdict.event, met))
-			if rows.full() {
-				if err := r.commit(ctx, &rows); err != nil {
-					return err
-				}
+			if !r.o.RecordUnmatched {
+				continue
 			}
+		default:
+			matched++
+			it.outcome, it.matches = definition.OutcomeRouted, len(verdict.met)
+		}
+		for _, met := range verdict.met {
+			if met.Err != nil {
+				errored++
+			}
+		}
+		if err := r.add(ctx, &rows, it, &verdict); err != nil {
+			return err
 		}
 	}
 	r.metrics.matched.Add(matched)
 	r.metrics.unmatched.Add(unmatched)
+	r.metrics.conditionErrors.Add(errored)
 	if err := r.commit(ctx, &rows); err != nil {
 		return err
 	}
-	if err := r.commitDead(ctx, b); err != nil {
+	if err := r.commitDead(ctx, items); err != nil {
 		return err
 	}
 	now := time.Now()
-	for i := range b.items {
-		r.done(&b.items[i], now)
+	for _, it := range items {
+		r.done(it, now)
 	}
 	return nil
 }
 
-// rows are the occurrences of one statement.
+// add puts an event and its occurrences into rows, which are committed whenever they are full.
+func (r *Router) add(ctx context.Context, s *rows, it *item, verdict *decision) error {
+	known, err := record(&it.Delivery, &verdict.event, len(verdict.met))
+	if err != nil {
+		it.reject = &definition.Reject{Reason: definition.RejectInternalError, Detail: err.Error()}
+		return nil
+	}
+	if !s.event(it, known) {
+		it.reject = reused(it.eventID)
+		return nil
+	}
+	for _, met := range verdict.met {
+		if s.full() {
+			if err := r.commit(ctx, s); err != nil {
+				return err
+			}
+			if it.reject != nil {
+				return nil
+			}
+			s.event(it, known)
+		}
+		s.occurrence(it, occurrence(&verdict.event, met))
+	}
+	return nil
+}
+
+// rows are the events and occurrences of one transaction.
 type rows struct {
+	events      map[string]definition.EventRecord
+	items       map[string][]*item // by event
 	occurrences []definition.Occurrence
-	items       []*item // the item of each occurrence
 	bytes       int
 }
 
-func (s *rows) add(it *item, o definition.Occurrence) {
-	s.occurrences, s.items, s.bytes = append(s.occurrences, o), append(s.items, it), s.bytes+len(o.Input)
+// event adds an event, and reports false when it is another one than that which is there with its id.
+func (s *rows) event(it *item, e definition.EventRecord) bool {
+	if s.events == nil {
+		s.events, s.items = map[string]definition.EventRecord{}, map[string][]*item{}
+	}
+	if there, ok := s.events[e.ID]; !ok || there.Matches < e.Matches && there.Same(&e) {
+		s.events[e.ID] = e
+	} else if !there.Same(&e) {
+		return false
+	}
+	s.items[e.ID] = append(s.items[e.ID], it)
+	return true
+}
+
+func (s *rows) occurrence(it *item, o definition.Occurrence) {
+	s.occurrences, s.bytes = append(s.occurrences, o), s.bytes+len(o.Input)
 }
 
 func (s *rows) full() bool { return len(s.occurrences) >= maxRows || s.bytes >= maxRowBytes }
 
 // commit records the rows and hands the new ones to the pool, which may wait for a place there.
 func (r *Router) commit(ctx context.Context, s *rows) error {
-	if len(s.occurrences) == 0 {
+	if len(s.events) == 0 {
 		return nil
 	}
-	starts, err := r.record(ctx, s.occurrences)
+	starts, others, err := r.record(ctx, slices.Collect(maps.Values(s.events)), s.occurrences)
 	if errors.Is(err, definition.ErrNotStorable) {
-		starts, err = r.recordSingly(ctx, s)
+		starts, others, err = r.recordSingly(ctx, s)
 	}
 	if err != nil {
 		return err
 	}
-	// Two deliveries may carry the same event; either may wait for its start.
-	type id struct{ definition, key string }
-	byID := make(map[id]*item, len(s.items))
-	for i, o := range s.occurrences {
-		byID[id{o.DefinitionID, o.Key}] = s.items[i]
+	for _, eventID := range others {
+		for _, it := range s.items[eventID] {
+			it.reject = reused(eventID)
+		}
 	}
-	for _, s := range starts {
-		it := byID[id{s.DefinitionID, s.Key}]
+	for _, st := range starts {
+		// Two deliveries may carry the same event; either may wait for its start.
+		eventID, _ := definition.ParseEventKey(st.Key)
+		it := s.items[eventID][0]
 		it.open.Add(1)
 		select {
-		case r.starts <- start{it, s}:
+		case r.starts <- start{it, st}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -199,48 +301,61 @@ func (r *Router) commit(ctx context.Context, s *rows) error {
 	return nil
 }
 
-// record tries until the rows are committed, are known to be not storable, or ctx ends.
-func (r *Router) record(ctx context.Context, occurrences []definition.Occurrence) (starts []definition.Start, err error) {
+// record tries until the rows are committed, are known to be not storable, or ctx ends. It returns the rows that are to be started,
+// and the ids of events that are others than those which are recorded with their ids.
+func (r *Router) record(ctx context.Context, events []definition.EventRecord, occurrences []definition.Occurrence) (
+	starts []definition.Start, others []string, err error) {
 	notStorable := false
 	err = r.retry(ctx, "record runs", &r.fault, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()
 		var err error
-		starts, err = r.o.Ledger.Record(ctx, occurrences)
+		starts, others, err = r.o.Ledger.RecordEvents(ctx, events, occurrences)
 		if notStorable = errors.Is(err, definition.ErrNotStorable); notStorable {
 			return nil
 		}
 		return err
 	})
 	if err == nil && notStorable {
-		return nil, definition.ErrNotStorable
+		return nil, nil, definition.ErrNotStorable
 	}
-	return starts, err
+	return starts, others, err
 }
 
-// recordSingly records row by row, so that the one that is refused does not keep the others; its event becomes a dead
-// letter.
-func (r *Router) recordSingly(ctx context.Context, s *rows) ([]definition.Start, error) {
-	var starts []definition.Start
-	for i, o := range s.occurrences {
-		started, err := r.record(ctx, []definition.Occurrence{o})
-		switch {
-		case errors.Is(err, definition.ErrNotStorable):
-			s.items[i].reject = &definition.Reject{Reason: definition.RejectNotStorable,
-				Detail: fmt.Sprintf("the database refuses the run of definition %s for this event", o.DefinitionID)}
-		case err != nil:
-			return nil, err
+// recordSingly records event by event and row by row, so that the one that is refused does not keep the others; its event becomes
+// a dead letter.
+func (r *Router) recordSingly(ctx context.Context, s *rows) (starts []definition.Start, others []string, err error) {
+	for id, e := range s.events {
+		mine := slices.DeleteFunc(slices.Clone(s.occurrences), func(o definition.Occurrence) bool { return o.EventID != id })
+		parts := [][]definition.Occurrence{nil}
+		if len(mine) > 0 {
+			parts = slices.Collect(slices.Chunk(mine, 1))
 		}
-		starts = append(starts, started...)
+		for _, part := range parts {
+			started, other, err := r.record(ctx, []definition.EventRecord{e}, part)
+			switch {
+			case errors.Is(err, definition.ErrNotStorable):
+				what := "the event"
+				if len(part) > 0 {
+					what = "the run of definition " + part[0].DefinitionID + " for this event"
+				}
+				for _, it := range s.items[id] {
+					it.reject = &definition.Reject{Reason: definition.RejectNotStorable, Detail: "the database refuses " + what}
+				}
+			case err != nil:
+				return nil, nil, err
+			}
+			starts, others = append(starts, started...), append(others, other...)
+		}
 	}
-	return starts, nil
+	return starts, others, nil
 }
 
-// commitDead commits the batch's dead letters.
-func (r *Router) commitDead(ctx context.Context, b *batch) error {
+// commitDead commits the dead letters among the items.
+func (r *Router) commitDead(ctx context.Context, items []*item) error {
 	var letters []definition.DeadLetter
-	for i := range b.items {
-		if it := &b.items[i]; it.reject != nil {
+	for _, it := range items {
+		if it.reject != nil {
 			letters = append(letters, deadLetter(&it.Delivery, it.eventID, it.reject))
 			it.outcome = definition.OutcomeDead
 		}

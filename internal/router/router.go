@@ -52,8 +52,13 @@ const (
 	fullLoadTimeout = time.Minute
 	// startTimeout bounds the start of one run.
 	startTimeout = 5 * time.Second
-	// pendingLook is how often the consumer is asked what is left.
-	pendingLook = 15 * time.Second
+	// streamLook is how often the stream is asked what is left, and what is about to be lost.
+	streamLook = 15 * time.Second
+	// askedLook is how often storage is asked whether dead letters are to be routed again, or replays wait.
+	askedLook = 2 * time.Second
+	// unmatchedAge is how long events that matched nothing are kept, and unmatchedLook how often older ones are looked for.
+	unmatchedAge  = 7 * 24 * time.Hour
+	unmatchedLook = time.Minute
 )
 
 // Source is where events come from. Open and Fetch are called by one goroutine.
@@ -64,8 +69,14 @@ type Source interface {
 	Fetch() ([]definition.Delivery, error)
 	// AckWait is how long a delivery may go without a sign of life.
 	AckWait() time.Duration
-	// Pending is how many messages are still to be delivered.
-	Pending(ctx context.Context) (uint64, error)
+	// Look tells how far the routers are, and how near the stream is to losing what they have not seen.
+	Look(ctx context.Context) (definition.StreamState, error)
+	// SeqAt returns the sequence of the first message that was stored at or after a time.
+	SeqAt(ctx context.Context, t time.Time) (uint64, error)
+	// Read returns the messages with from ≤ sequence < to, at most some hundreds.
+	Read(ctx context.Context, from, to uint64) ([]definition.Delivery, error)
+	// Get returns one message; false when the stream does not hold it.
+	Get(ctx context.Context, seq uint64) (definition.Delivery, bool, error)
 }
 
 // Store is what routing needs of storage.
@@ -74,13 +85,45 @@ type Store interface {
 	ChangedDefinitions(ctx context.Context, prev string) (snapshot string, changed []definition.Routable, err error)
 	// AcceptDeadLetters commits dead letters; one that is there already stays.
 	AcceptDeadLetters(ctx context.Context, letters []definition.DeadLetter) error
+	// CountAttempts, AddAttempt and ForgetAttempts keep how often routers began with a message alone.
+	CountAttempts(ctx context.Context, messages []definition.Delivery) ([]int, error)
+	AddAttempt(ctx context.Context, message *definition.Delivery) (int, error)
+	ForgetAttempts(ctx context.Context, messages []definition.Delivery) error
+	// SetUnmatchedRecording notes whether events that match nothing are recorded, and RemoveUnmatched removes old ones.
+	SetUnmatchedRecording(ctx context.Context, on bool) error
+	RemoveUnmatched(ctx context.Context, age time.Duration) (int, error)
+	// RoutingAsked reports whether there are dead letters to be routed again, and replays.
+	RoutingAsked(ctx context.Context) (letters, replays bool, err error)
+	letterStore
+	replayStore
+}
+
+// letterStore is what routing dead letters again needs of storage.
+type letterStore interface {
+	// ClaimDeadLetters returns some of those that are to be routed again; no other router gets them for a while.
+	ClaimDeadLetters(ctx context.Context, limit int) ([]definition.StoredDeadLetter, error)
+	// DeadLettersRouted notes that they were routed, and how many definitions each of them met.
+	DeadLettersRouted(ctx context.Context, ids []string, runs []int) error
+}
+
+// replayStore is what replays need of storage. Each write fails with ErrLeaseLost when the replay was canceled, or is another
+// router's.
+type replayStore interface {
+	ClaimReplay(ctx context.Context) (definition.ClaimedReplay, bool, error)
+	ReplayDefinitions(ctx context.Context, ids []string) ([]definition.Routable, error)
+	UpdateReplay(ctx context.Context, r definition.ClaimedReplay) error
+	CountReplayed(ctx context.Context, occurrences []definition.Occurrence) (definition.ReplayCounts, error)
+	AcceptReplayed(ctx context.Context, r *definition.ClaimedReplay, events []definition.EventRecord,
+		occurrences []definition.Occurrence) ([]definition.Start, error)
 }
 
 // Ledger records occurrences and starts their runs.
 type Ledger interface {
-	// Record commits a row for each occurrence that has none, and returns the new ones. ErrNotStorable: none was committed,
-	// and at least one never can be. Any other error is worth another try.
-	Record(ctx context.Context, occurrences []definition.Occurrence) ([]definition.Start, error)
+	// RecordEvents commits the events and a row for each occurrence that has none, and returns the new ones, and the ids of the
+	// events that are others than those which were recorded with these ids before. ErrNotStorable: nothing was committed, and at
+	// least one of them never can be. Any other error is worth another try.
+	RecordEvents(ctx context.Context, events []definition.EventRecord, occurrences []definition.Occurrence) (
+		starts []definition.Start, reused []string, err error)
 	// Start starts the workflow of a row. After an error the sweeper does it.
 	Start(ctx context.Context, s definition.Start) error
 }
@@ -95,6 +138,8 @@ type Options struct {
 	SubjectPrefix string
 	// StartConcurrency is how many runs are started at once; zero for DefaultStartConcurrency.
 	StartConcurrency int
+	// RecordUnmatched: events that match nothing are recorded too, for unmatchedAge.
+	RecordUnmatched bool
 	// DrainTimeout is how long Run goes on after the end of its context; zero for DefaultDrainTimeout.
 	DrainTimeout time.Duration
 	// Log and Registerer are required.
@@ -110,6 +155,9 @@ type Router struct {
 	held    holds
 	batches chan *batch
 	starts  chan start
+	// replayWanted is told that a replay waits.
+	replayWanted chan struct{}
+	guard        guard
 
 	// table is nil until it was loaded. Only the routing goroutine replaces it, and knows the rest.
 	table    atomic.Pointer[match.Table]
@@ -147,7 +195,8 @@ func New(o Options) (*Router, error) {
 	if err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
-	return &Router{o: o, metrics: m, batches: make(chan *batch), starts: make(chan start, startQueue)}, nil
+	return &Router{o: o, metrics: m, batches: make(chan *batch), starts: make(chan start, startQueue),
+		replayWanted: make(chan struct{}, 1)}, nil
 }
 
 // Run routes until ctx ends, and then settles what was fetched. The error says how many deliveries were left when the
@@ -163,7 +212,11 @@ func (r *Router) Run(ctx context.Context) error {
 
 	var aside, stages sync.WaitGroup
 	aside.Go(func() { r.keepAlive(work) })
-	aside.Go(func() { r.watchPending(ctx) })
+	aside.Go(func() { r.watchStream(ctx) })
+	aside.Go(func() { r.replays(ctx) })
+	if r.o.RecordUnmatched {
+		aside.Go(func() { r.removeUnmatched(ctx) })
+	}
 	stages.Go(func() { r.fetch(ctx, work) })
 	stages.Go(func() { r.route(ctx, work) })
 	for range r.o.StartConcurrency {
@@ -203,6 +256,7 @@ func (r *Router) fetch(ctx, work context.Context) {
 				return
 			}
 			opened = true
+			r.look(ctx) // before the first delivery passes what is lost
 		}
 		deliveries, err := r.o.Source.Fetch()
 		if err != nil {
@@ -233,9 +287,14 @@ func (r *Router) fetch(ctx, work context.Context) {
 func (r *Router) route(ctx, work context.Context) {
 	defer close(r.starts)
 	// Ready before the first event. When that is cut short by ctx, batches may still come, and each refreshes by itself.
+	_ = r.retry(ctx, "note whether unmatched events are recorded", &r.fault, func(ctx context.Context) error {
+		return r.o.Store.SetUnmatchedRecording(ctx, r.o.RecordUnmatched)
+	})
 	_ = r.retry(ctx, "load definitions", &r.fault, r.refresh)
 	idle := time.NewTimer(idleLook)
 	defer idle.Stop()
+	asked := time.NewTicker(askedLook)
+	defer asked.Stop()
 	for {
 		select {
 		case b, ok := <-r.batches:
@@ -245,6 +304,11 @@ func (r *Router) route(ctx, work context.Context) {
 			if err := r.routeBatch(work, b); err != nil {
 				return // given up: what is left is delivered again
 			}
+		case <-asked.C:
+			if err := r.serveAsked(ctx, work); err != nil && ctx.Err() == nil {
+				r.o.Log.Warn("what was asked of the router could not be done, trying again", "error", err)
+			}
+			continue
 		case <-idle.C:
 			_ = r.retry(ctx, "look for changed definitions", &r.fault, r.refresh) // cut short by ctx, as above
 		}
@@ -263,11 +327,31 @@ func (r *Router) keepAlive(ctx context.Context) {
 	}
 }
 
-// watchPending keeps the gauge of what is left up to date also while nothing is fetched.
-func (r *Router) watchPending(ctx context.Context) {
-	for pause(ctx, pendingLook) {
-		if n, err := r.o.Source.Pending(ctx); err == nil { // fetching tells of the same error
-			r.metrics.pending.Set(float64(n))
+// serveAsked looks for what somebody asked of the routers through storage.
+func (r *Router) serveAsked(ctx, work context.Context) error {
+	looking, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	letters, replays, err := r.o.Store.RoutingAsked(looking)
+	if err != nil {
+		return err
+	}
+	if replays {
+		select {
+		case r.replayWanted <- struct{}{}:
+		default: // it knows
+		}
+	}
+	if letters {
+		return r.retryLetters(work)
+	}
+	return nil
+}
+
+// removeUnmatched bounds what is recorded of events that match nothing.
+func (r *Router) removeUnmatched(ctx context.Context) {
+	for pause(ctx, unmatchedLook) {
+		if _, err := r.o.Store.RemoveUnmatched(ctx, unmatchedAge); err != nil && ctx.Err() == nil {
+			r.o.Log.Warn("old unmatched events could not be removed", "error", err)
 		}
 	}
 }

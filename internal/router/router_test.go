@@ -24,6 +24,9 @@ var noon = time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 
 // fakes stands for the stream, the storage and the ledger, for the failures that real ones do not show on demand.
 type fakes struct {
+	letterStore // never asked
+	replayStore
+
 	ackWait time.Duration
 	feed    chan []definition.Delivery // what Fetch returns; nil makes it fail
 
@@ -32,6 +35,9 @@ type fakes struct {
 	recordFails func([]definition.Occurrence) error
 	starts      func(context.Context, definition.Start) error
 
+	attempts  map[uint64]int // at suspects, before
+	attempted []uint64
+
 	mu       sync.Mutex
 	opens    int
 	looks    []string // the snapshots that were asked from
@@ -39,7 +45,8 @@ type fakes struct {
 	full     []definition.Routable
 	changed  []definition.Routable // since the last look
 	recorded []definition.Occurrence
-	sizes    []int // of Record
+	events   []string // that were recorded, by id
+	sizes    []int    // of Record
 	keys     map[string]bool
 	letters  []definition.DeadLetter
 	started  []string
@@ -71,8 +78,37 @@ func (f *fakes) Fetch() ([]definition.Delivery, error) {
 	}
 }
 
-func (f *fakes) AckWait() time.Duration                  { return f.ackWait }
-func (f *fakes) Pending(context.Context) (uint64, error) { return 0, nil }
+func (f *fakes) AckWait() time.Duration { return f.ackWait }
+func (f *fakes) Look(context.Context) (definition.StreamState, error) {
+	return definition.StreamState{}, nil
+}
+func (f *fakes) SeqAt(context.Context, time.Time) (uint64, error) { return 1, nil }
+func (f *fakes) Read(context.Context, uint64, uint64) ([]definition.Delivery, error) {
+	return nil, nil
+}
+func (f *fakes) Get(context.Context, uint64) (definition.Delivery, bool, error) {
+	return definition.Delivery{}, false, nil
+}
+
+func (f *fakes) SetUnmatchedRecording(context.Context, bool) error           { return nil }
+func (f *fakes) RemoveUnmatched(context.Context, time.Duration) (int, error) { return 0, nil }
+func (f *fakes) RoutingAsked(context.Context) (letters, replays bool, e error) {
+	return false, false, nil
+}
+func (f *fakes) ForgetAttempts(context.Context, []definition.Delivery) error { return nil }
+
+func (f *fakes) CountAttempts(_ context.Context, messages []definition.Delivery) ([]int, error) {
+	counts := make([]int, len(messages))
+	for i, m := range messages {
+		counts[i] = f.attempts[m.StreamSeq]
+	}
+	return counts, nil
+}
+
+func (f *fakes) AddAttempt(_ context.Context, d *definition.Delivery) (int, error) {
+	f.attempted = append(f.attempted, d.StreamSeq)
+	return f.attempts[d.StreamSeq] + 1, nil
+}
 
 func (f *fakes) ChangedDefinitions(_ context.Context, prev string) (string, []definition.Routable, error) {
 	if f.lookFails != nil {
@@ -98,13 +134,17 @@ func (f *fakes) AcceptDeadLetters(_ context.Context, letters []definition.DeadLe
 	return nil
 }
 
-func (f *fakes) Record(_ context.Context, occurrences []definition.Occurrence) ([]definition.Start, error) {
+func (f *fakes) RecordEvents(_ context.Context, events []definition.EventRecord, occurrences []definition.Occurrence) (
+	[]definition.Start, []string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.recordFails != nil {
 		if err := f.recordFails(occurrences); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+	}
+	for _, e := range events {
+		f.events = append(f.events, e.ID)
 	}
 	f.sizes = append(f.sizes, len(occurrences))
 	var starts []definition.Start
@@ -115,7 +155,7 @@ func (f *fakes) Record(_ context.Context, occurrences []definition.Occurrence) (
 			starts = append(starts, definition.Start{DefinitionID: o.DefinitionID, Key: o.Key})
 		}
 	}
-	return starts, nil
+	return starts, nil, nil
 }
 
 func (f *fakes) Start(ctx context.Context, s definition.Start) error {
