@@ -20,10 +20,6 @@ func (s *Store) AcceptEvents(ctx context.Context, events []definition.EventRecor
 	starts []definition.Start, reused []string, err error) {
 	eventArgs := eventArgs(events)
 	runArgs := append(acceptArgs(occurrences), eventArgs[:4]...)
-	given := make(map[string]*definition.EventRecord, len(events))
-	for i := range events {
-		given[events[i].ID] = &events[i]
-	}
 	err = retried(func() error {
 		starts, reused = nil, nil
 		batch := &pgx.Batch{}
@@ -35,17 +31,8 @@ func (s *Store) AcceptEvents(ctx context.Context, events []definition.EventRecor
 		if err != nil {
 			return err
 		}
-		known, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e definition.EventRecord, err error) {
-			err = row.Scan(&e.ID, &e.Type, &e.Source, &e.Digest)
-			return e, err
-		})
-		if err != nil {
+		if reused, err = reusedIDs(rows, events); err != nil {
 			return err
-		}
-		for _, k := range known {
-			if !given[k.ID].Same(&k) {
-				reused = append(reused, k.ID)
-			}
 		}
 		if rows, err = results.Query(); err != nil {
 			return err
@@ -56,6 +43,23 @@ func (s *Store) AcceptEvents(ctx context.Context, events []definition.EventRecor
 		return results.Close()
 	})
 	return starts, reused, translate("accept events", err)
+}
+
+// reusedIDs reads the answer of acceptEvents, and returns the ids of the events that are not what is recorded under their id.
+func reusedIDs(rows pgx.Rows, events []definition.EventRecord) ([]string, error) {
+	given := make(map[string]*definition.EventRecord, len(events))
+	for i := range events {
+		given[events[i].ID] = &events[i]
+	}
+	var reused []string
+	var known definition.EventRecord
+	_, err := pgx.ForEachRow(rows, []any{&known.ID, &known.Type, &known.Source, &known.Digest}, func() error {
+		if !given[known.ID].Same(&known) {
+			reused = append(reused, known.ID)
+		}
+		return nil
+	})
+	return reused, err
 }
 
 // acceptEvents returns each event as it is recorded, which may be what an earlier one with its id left. A conflict writes the row

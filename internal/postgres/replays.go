@@ -188,21 +188,23 @@ func (s *Store) AcceptReplayed(ctx context.Context, r *definition.ClaimedReplay,
 	after := *r
 	err := s.tx(ctx, "replay events", func(tx pgx.Tx) error {
 		after = *r
-		events := eventArgs(events)
-		rows, err := tx.Query(ctx, acceptEvents, events...)
+		eventArgs := eventArgs(events)
+		rows, err := tx.Query(ctx, acceptEvents, eventArgs...)
 		if err != nil {
 			return err
 		}
-		rows.Close()
-		if err := rows.Err(); err != nil {
+		reused, err := reusedIDs(rows, events)
+		if err != nil {
 			return err
 		}
+		// An event whose id is another's is a dead letter, and stays one.
+		ours := slices.DeleteFunc(slices.Clone(occurrences), func(o definition.Occurrence) bool { return slices.Contains(reused, o.EventID) })
 		var counts definition.ReplayCounts
-		wanted, err := wantedReplays(ctx, tx, occurrences, &counts)
+		wanted, err := wantedReplays(ctx, tx, ours, &counts)
 		if err != nil {
 			return err
 		}
-		if rows, err = tx.Query(ctx, acceptRuns+acceptEventsJoin+acceptOrder, append(acceptArgs(wanted), events[:4]...)...); err != nil {
+		if rows, err = tx.Query(ctx, acceptRuns+acceptEventsJoin+acceptOrder, append(acceptArgs(wanted), eventArgs[:4]...)...); err != nil {
 			return err
 		}
 		if starts, err = collectAccepted(rows); err != nil {

@@ -295,6 +295,7 @@ func (r *Router) route(ctx, work context.Context) {
 	defer idle.Stop()
 	asked := time.NewTicker(askedLook)
 	defer asked.Stop()
+	askedFault := "" // what was logged
 	for {
 		select {
 		case b, ok := <-r.batches:
@@ -305,9 +306,14 @@ func (r *Router) route(ctx, work context.Context) {
 				return // given up: what is left is delivered again
 			}
 		case <-asked.C:
+			fault := ""
 			if err := r.serveAsked(ctx, work); err != nil && ctx.Err() == nil {
-				r.o.Log.Warn("what was asked of the router could not be done, trying again", "error", err)
+				fault = err.Error()
 			}
+			if fault != "" && fault != askedFault {
+				r.o.Log.Warn("what was asked of the router could not be done, trying again", "error", fault)
+			}
+			askedFault = fault
 			continue
 		case <-idle.C:
 			_ = r.retry(ctx, "look for changed definitions", &r.fault, r.refresh) // cut short by ctx, as above
