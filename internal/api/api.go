@@ -69,12 +69,40 @@ type backfillStore interface {
 	CancelBackfill(ctx context.Context, id string) (definition.Backfill, error)
 }
 
+// deadLetterStore keeps dead letters. Get fails with definition.ErrNotFound. Retry asks routers to route those that are open
+// again, Discard gives those that are open up; both return how many there are, and in a dry run only count them.
+type deadLetterStore interface {
+	ListDeadLetters(ctx context.Context, page definition.ListDeadLetters) ([]definition.StoredDeadLetter, error)
+	GetDeadLetter(ctx context.Context, id string) (definition.StoredDeadLetter, error)
+	RetryDeadLetters(ctx context.Context, which definition.SelectDeadLetters, dryRun bool) (int, error)
+	DiscardDeadLetters(ctx context.Context, which definition.SelectDeadLetters, dryRun bool) (int, error)
+}
+
+// eventReader tells about events. GetEvent always has an answer, which may be that nothing is known. EventDefinitions returns
+// the definitions, enabled or not, with an event trigger of this type or of a wildcard.
+type eventReader interface {
+	GetEvent(ctx context.Context, eventID string) (definition.EventHistory, error)
+	EventDefinitions(ctx context.Context, eventType string) ([]definition.Routable, error)
+}
+
+// replayStore keeps replays. Get and Cancel fail with definition.ErrNotFound; Create with definition.ErrReplayActive, and with
+// an InvalidError for an id that is no live definition with an event trigger and for a range that ends in the future.
+type replayStore interface {
+	CreateReplay(ctx context.Context, request definition.ReplayRequest) (definition.Replay, error)
+	GetReplay(ctx context.Context, id string) (definition.Replay, error)
+	ListReplays(ctx context.Context, page definition.ListReplays) ([]definition.Replay, error)
+	CancelReplay(ctx context.Context, id string) (definition.Replay, error)
+}
+
 // Store is the storage that the API needs. Every method fails with definition.ErrUnavailable when it may succeed later.
 type Store interface {
 	definitionReader
 	definitionWriter
 	runReader
 	backfillStore
+	deadLetterStore
+	eventReader
+	replayStore
 	definitionCounter
 }
 

@@ -30,6 +30,16 @@ type fakeStore struct {
 	createBackfill func(definition.BackfillRequest, bool) (definition.Backfill, error)
 	getBackfill    func(id string) (definition.Backfill, error)
 	backfills      func(definition.ListBackfills) ([]definition.Backfill, error)
+
+	letters      func(definition.ListDeadLetters) ([]definition.StoredDeadLetter, error)
+	getLetter    func(id string) (definition.StoredDeadLetter, error)
+	retry        func(definition.SelectDeadLetters, bool) (int, error)
+	discard      func(definition.SelectDeadLetters, bool) (int, error)
+	getEvent     func(id string) (definition.EventHistory, error)
+	ofType       func(eventType string) ([]definition.Routable, error)
+	createReplay func(definition.ReplayRequest) (definition.Replay, error)
+	getReplay    func(id string) (definition.Replay, error)
+	replays      func(definition.ListReplays) ([]definition.Replay, error)
 }
 
 var errNotExpected = errors.New("this call was not expected")
@@ -106,6 +116,73 @@ func (s *fakeStore) ListBackfills(_ context.Context, q definition.ListBackfills)
 
 func (s *fakeStore) CancelBackfill(context.Context, string) (definition.Backfill, error) {
 	return definition.Backfill{}, errNotExpected
+}
+
+func (s *fakeStore) ListDeadLetters(_ context.Context, q definition.ListDeadLetters) ([]definition.StoredDeadLetter, error) {
+	if s.letters == nil {
+		return nil, errNotExpected
+	}
+	return s.letters(q)
+}
+
+func (s *fakeStore) GetDeadLetter(_ context.Context, id string) (definition.StoredDeadLetter, error) {
+	if s.getLetter == nil {
+		return definition.StoredDeadLetter{}, errNotExpected
+	}
+	return s.getLetter(id)
+}
+
+func (s *fakeStore) RetryDeadLetters(_ context.Context, which definition.SelectDeadLetters, dryRun bool) (int, error) {
+	if s.retry == nil {
+		return 0, errNotExpected
+	}
+	return s.retry(which, dryRun)
+}
+
+func (s *fakeStore) DiscardDeadLetters(_ context.Context, which definition.SelectDeadLetters, dryRun bool) (int, error) {
+	if s.discard == nil {
+		return 0, errNotExpected
+	}
+	return s.discard(which, dryRun)
+}
+
+func (s *fakeStore) GetEvent(_ context.Context, id string) (definition.EventHistory, error) {
+	if s.getEvent == nil {
+		return definition.EventHistory{}, errNotExpected
+	}
+	return s.getEvent(id)
+}
+
+func (s *fakeStore) EventDefinitions(_ context.Context, eventType string) ([]definition.Routable, error) {
+	if s.ofType == nil {
+		return nil, errNotExpected
+	}
+	return s.ofType(eventType)
+}
+
+func (s *fakeStore) CreateReplay(_ context.Context, r definition.ReplayRequest) (definition.Replay, error) {
+	if s.createReplay == nil {
+		return definition.Replay{}, errNotExpected
+	}
+	return s.createReplay(r)
+}
+
+func (s *fakeStore) GetReplay(_ context.Context, id string) (definition.Replay, error) {
+	if s.getReplay == nil {
+		return definition.Replay{}, errNotExpected
+	}
+	return s.getReplay(id)
+}
+
+func (s *fakeStore) ListReplays(_ context.Context, q definition.ListReplays) ([]definition.Replay, error) {
+	if s.replays == nil {
+		return nil, errNotExpected
+	}
+	return s.replays(q)
+}
+
+func (s *fakeStore) CancelReplay(context.Context, string) (definition.Replay, error) {
+	return definition.Replay{}, errNotExpected
 }
 
 type fakeLedger struct {
@@ -389,7 +466,7 @@ func TestRunJSON(t *testing.T) {
 	}
 	const want = `{"id":"r","definition_id":"d","definition_name":"n","revision":2,"trigger":"event","occurrence_key":"event-1",` +
 		`"status":"failed","reason":"task_failed","error":"task a failed","event_id":"1","event_type":"user.created",` +
-		`"trace_id":null,"slot_at":null,"catch_up":false,"rerun_of":null,"backfill_id":null,` +
+		`"trace_id":null,"slot_at":null,"catch_up":false,"rerun_of":null,"backfill_id":null,"replay_id":null,` +
 		`"accepted_at":"2026-01-02T02:04:05Z","started_at":"2026-01-02T02:04:05Z",` +
 		`"finished_at":"2026-01-02T02:04:06.5Z","duration_ms":1500,"workflow_id":"w","workflow_run_id":null,"input":{"a":1},` +
 		`"tasks":[{"name":"a","type":"http","status":"failed","attempts":3,"error":"status 500","output":"{\"cut\":\"of",` +

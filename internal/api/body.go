@@ -81,7 +81,7 @@ func (b *inputBody) Resolve(ctx huma.Context) []error {
 	if err != nil {
 		return []error{err}
 	}
-	b.traceID = traceID(ctx.Header("Traceparent"))
+	b.traceID = definition.TraceID(ctx.Header("Traceparent"))
 	if data == nil {
 		return nil
 	}
@@ -137,16 +137,6 @@ func checkJSON(data []byte) *definition.InvalidError {
 			strings.TrimPrefix(syntax.Err.Error(), "jsontext: "))
 	}
 	return definition.Invalid("body", "json", "is not valid JSON")
-}
-
-// traceID returns the trace id of a W3C traceparent header, or "" when there is none.
-func traceID(traceparent string) string {
-	parts := strings.Split(traceparent, "-")
-	if len(parts) < 4 || len(parts[1]) != 32 || strings.Trim(parts[1], "0") == "" ||
-		strings.Trim(parts[1], "0123456789abcdef") != "" {
-		return ""
-	}
-	return parts[1]
 }
 
 // clip bounds text of a client that is quoted in an answer.

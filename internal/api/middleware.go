@@ -117,15 +117,26 @@ func secure(next http.Handler) http.Handler {
 	})
 }
 
+// eventsPath is before the id of an event.
+const eventsPath = "/events/"
+
 // canonicalPath routes /runs/ as /runs and /activity-definitions as /activity-definitions/, without a redirect, which
-// clients do not follow for POST.
+// clients do not follow for POST. The slashes of an event's id are part of it, encoded or not.
 func canonicalPath(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		path := r.URL.RawPath
 		if path == "" {
 			path = r.URL.Path
 		}
-		chi.RouteContext(r.Context()).RoutePath = canonical(path)
+		path = canonical(path)
+		if id, ok := strings.CutPrefix(canonical(r.URL.EscapedPath()), eventsPath); ok && strings.Contains(id, "/") {
+			path = eventsPath + strings.ReplaceAll(id, "/", "%2F")
+			address := *r.URL
+			address.RawPath = path // says that parameters are encoded
+			r = r.WithContext(r.Context())
+			r.URL = &address
+		}
+		chi.RouteContext(r.Context()).RoutePath = path
 		next.ServeHTTP(w, r)
 	})
 }

@@ -100,6 +100,8 @@ func TestSchemaMatchesDocument(t *testing.T) {
 		{"pause", fieldsOf(schemaPause), jsonFields(reflect.TypeFor[pauseFields]())},
 		{"preview", fieldsOf(schemaPreview), jsonFields(reflect.TypeFor[previewFields]())},
 		{"backfill", fieldsOf(schemaBackfill), jsonFields(reflect.TypeFor[backfillFields]())},
+		{"dead letters", fieldsOf(schemaDeadLetters), jsonFields(reflect.TypeFor[deadLetterFields]())},
+		{"replay", fieldsOf(schemaReplay), jsonFields(reflect.TypeFor[replayFields]())},
 		{"retry", fieldsOf(schemaRetry), jsonFields(reflect.TypeFor[definition.Retry]())},
 		{"concurrency", fieldsOf(schemaConcurrency), jsonFields(reflect.TypeFor[definition.Concurrency]())},
 		{"task", fieldsOf("LogTask", "HTTPTask", "PublishTask", "ActivityTask", "WorkflowTask"),
@@ -165,12 +167,20 @@ func TestExamples(t *testing.T) {
 		body *huma.RequestBody
 		read func([]byte) error
 	}{
-		"create":   {createBody(), document(definition.ParseDocument)},
-		"replace":  {replaceBody(), document(base.Replace)},
-		"merge":    {mergeBody(), document(base.Merge)},
-		"pause":    {pauseBody(), reads[pauseFields]},
-		"preview":  {previewBody(), reads[previewFields]},
-		"backfill": {backfillBody(), reads[backfillFields]},
+		"create":       {createBody(), document(definition.ParseDocument)},
+		"replace":      {replaceBody(), document(base.Replace)},
+		"merge":        {mergeBody(), document(base.Merge)},
+		"pause":        {pauseBody(), reads[pauseFields]},
+		"preview":      {previewBody(), reads[previewFields]},
+		"backfill":     {backfillBody(), reads[backfillFields]},
+		"dead letters": {moveDeadLettersBody(), reads[deadLetterFields]},
+		"replay":       {replayBody(), reads[replayFields]},
+		"event": {eventBodyDoc(), func(data []byte) error {
+			if _, fault := (&eventBody{data: data}).event(); fault != nil {
+				return fault
+			}
+			return nil
+		}},
 	} {
 		for _, media := range of.body.Content {
 			if len(media.Examples) == 0 {

@@ -6,9 +6,11 @@ import (
 	"hash/fnv"
 	"maps"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/activity-core/activity-core/internal/definition"
@@ -70,6 +72,11 @@ type (
 	triggerTypeParam string
 	triggerKindParam string
 	statusParam      string
+	eventIDParam     string
+	timeParam        string
+
+	rejectReasonParam     string
+	deadLetterStatusParam string
 )
 
 func (limitParam) Schema(huma.Registry) *huma.Schema {
@@ -157,6 +164,55 @@ func (statusParam) Schema(huma.Registry) *huma.Schema { return enumSchema(defini
 
 func (p statusParam) parse(f *faults) definition.RunStatus {
 	return oneOf("status", definition.RunStatus(p), definition.RunStatuses, f)
+}
+
+func (rejectReasonParam) Schema(huma.Registry) *huma.Schema {
+	return enumSchema(definition.RejectReasons...)
+}
+
+func (p rejectReasonParam) parse(f *faults) string {
+	return oneOf("reason", string(p), definition.RejectReasons, f)
+}
+
+func (deadLetterStatusParam) Schema(huma.Registry) *huma.Schema {
+	return enumSchema(definition.DeadLetterStatuses...)
+}
+
+func (p deadLetterStatusParam) parse(f *faults) definition.DeadLetterStatus {
+	return oneOf("status", definition.DeadLetterStatus(p), definition.DeadLetterStatuses, f)
+}
+
+// eventIDPattern is what definition.ParseMessage takes as an event id.
+var eventIDPattern = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9._:/+=@-]{1,%d}$`, definition.MaxEventID))
+
+func (eventIDParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Pattern: eventIDPattern.String()}
+}
+
+func (p eventIDParam) parse(field string, f *faults) string {
+	if p != "" && !eventIDPattern.MatchString(string(p)) {
+		f.add(field, "event_id", "%q is not an event id: it must be 1 to %d of A-Z, a-z, 0-9 and . _ : / + = @ -",
+			clip(string(p), definition.MaxEventID), definition.MaxEventID)
+		return ""
+	}
+	return string(p)
+}
+
+func (timeParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Format: "date-time"}
+}
+
+// parse returns the zero time when none was given.
+func (p timeParam) parse(field string, f *faults) time.Time {
+	if p == "" {
+		return time.Time{}
+	}
+	t, err := time.Parse(time.RFC3339, string(p))
+	if err != nil {
+		f.add(field, "time", "%q is not an RFC 3339 time, as in 2026-01-31T09:00:00Z (the + of an offset is %%2B in a query)",
+			clip(string(p), 60))
+	}
+	return t.UTC()
 }
 
 func oneOf[T ~string](field string, given T, known []T, f *faults) T {

@@ -46,18 +46,3 @@ func FuzzInput(f *testing.F) {
 		}
 	})
 }
-
-func TestTraceID(t *testing.T) {
-	t.Parallel()
-	for header, want := range map[string]string{
-		"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01": "4bf92f3577b34da6a3ce929d0e0e4736",
-		"00-00000000000000000000000000000000-00f067aa0ba902b7-01": "",
-		"00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01": "",
-		"4bf92f3577b34da6a3ce929d0e0e4736":                        "",
-		"":                                                        "",
-	} {
-		if got := traceID(header); got != want {
-			t.Errorf("traceID(%q) = %q, want %q", header, got, want)
-		}
-	}
-}

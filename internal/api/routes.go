@@ -14,6 +14,9 @@ const (
 	tagTimes       = "Times"
 	tagRuns        = "Runs"
 	tagBackfills   = "Backfills"
+	tagEvents      = "Events"
+	tagDeadLetters = "Dead letters"
+	tagReplays     = "Replays"
 	tagOperations  = "Operations"
 )
 
@@ -79,6 +82,43 @@ func (a *API) routes(health, ready http.Handler) error {
 	handle(a, "list-runs", get("/runs"), "List runs", tagRuns, "Newest first, over all definitions.", nil, a.listRuns)
 	handle(a, "get-run", get("/runs/{id}"), "Get a run", tagRuns, "With its input and the results of its tasks.", nil,
 		a.getRun, 404)
+
+	// Called by people who ask why an event did, or did not, start something.
+	handle(a, "test-event", post("/events/test", http.StatusOK), "Tell what would become of an event", tagEvents,
+		"Reads an event as a router does that gets it on the subject of its type, and matches it. Nothing is stored and nothing "+
+			"is started. An event that would be a dead letter is an answer, too.",
+		eventBodyDoc(), a.testEvent, 400, 415)
+	handle(a, "get-event", get(eventsPath+"{event_id}"), "Tell what became of an event", tagEvents,
+		"Events that met no definition are known only where the router records them (ACTCORE_RECORD_UNMATCHED=true).", nil,
+		a.getEvent, 404)
+
+	// Called by operators, about events that were not routed, or not as they should have been.
+	handle(a, "list-dead-letters", get("/dead-letters"), "List dead letters", tagDeadLetters,
+		"Newest first.", nil, a.listDeadLetters)
+	handle(a, "get-dead-letter", get("/dead-letters/{id}"), "Get a dead letter", tagDeadLetters,
+		"With what is kept of its headers and data.", nil, a.getDeadLetter, 404)
+	handle(a, "retry-dead-letter", post("/dead-letters/{id}/retry", http.StatusAccepted), "Route a dead letter again",
+		tagDeadLetters, "Asks a router to route an open one again, for the definitions of that moment. If it still cannot be routed, "+
+			"it is open again, with the reason of that try.", nil, a.retryDeadLetter, 400, 404, 409, 413, 415)
+	handle(a, "discard-dead-letter", post("/dead-letters/{id}/discard", http.StatusOK), "Discard a dead letter", tagDeadLetters,
+		"Marks an open one as of no use. It stays readable. A discarded one is answered as it is.", nil,
+		a.discardDeadLetter, 400, 404, 409, 413, 415)
+	handle(a, "retry-dead-letters", post("/dead-letters/retry", http.StatusAccepted), "Route dead letters again", tagDeadLetters,
+		"Those that are open and meet all that the body names.", moveDeadLettersBody(), a.retryDeadLetters, 400, 413, 415)
+	a.alsoAnswers("/dead-letters/retry", http.StatusOK, "The count of a dry run. Nothing is changed.")
+	handle(a, "discard-dead-letters", post("/dead-letters/discard", http.StatusOK), "Discard dead letters", tagDeadLetters,
+		"Those that are open and meet all that the body names.", moveDeadLettersBody(), a.discardDeadLetters, 400, 413, 415)
+	handle(a, "create-replay", post("/replays", http.StatusAccepted), "Route events of the past again", tagReplays,
+		"A router reads the events that the stream still holds and makes runs for the named definitions, as they are now, also "+
+			"while they are disabled. What has run is left alone. It counts first; a dry run ends there. One replay of a "+
+			"definition is active at a time, dry runs aside.",
+		replayBody(), a.createReplay, 400, 409, 413, 415)
+	handle(a, "list-replays", get("/replays"), "List replays", tagReplays, "Newest first.", nil, a.listReplays)
+	handle(a, "get-replay", get("/replays/{id}"), "Get a replay", tagReplays,
+		"With its progress; GET /runs?replay_id= lists its runs.", nil, a.getReplay, 404)
+	handle(a, "cancel-replay", post("/replays/{id}/cancel", http.StatusOK), "Cancel a replay", tagReplays,
+		"A router stops at its next step; the runs that were made go on. A replay that has ended is answered as it is.", nil,
+		a.cancelReplay, 400, 404, 413, 415)
 
 	// Called by operators, after something was changed or restored behind the back of the service.
 	handle(a, "sync-schedules", post(fullSyncPath, http.StatusOK), "Compare all schedules", tagOperations,

@@ -33,6 +33,8 @@ type RunFilter struct {
 	Status     statusParam      `query:"status" doc:"Only those with this status."`
 	Trigger    triggerKindParam `query:"trigger" doc:"Only those that this kind of trigger made due."`
 	BackfillID idParam          `query:"backfill_id" doc:"Only those of this backfill."`
+	ReplayID   idParam          `query:"replay_id" doc:"Only those of this replay."`
+	EventID    eventIDParam     `query:"event_id" doc:"Only those that this event made due."`
 }
 
 type listRunsInput struct {
@@ -132,10 +134,16 @@ func (a *API) pageOfRuns(ctx context.Context, in RunFilter, definitionID string,
 		Status:       in.Status.parse(f),
 		Kind:         in.Trigger.parse("trigger", f),
 		BackfillID:   in.BackfillID.parse("backfill_id", f),
+		ReplayID:     in.ReplayID.parse("replay_id", f),
+		EventID:      in.EventID.parse("event_id", f),
 	}
 	filters := url.Values{"definition_id": {definitionID}, "status": {string(in.Status)}, "trigger": {string(in.Trigger)}}
-	if in.BackfillID != "" { // a filter of its own time: cursors that were given out without it stay good
-		filters.Set("backfill_id", query.BackfillID)
+	// Filters of a later time: cursors that were given out without them stay good.
+	later := map[string]string{"backfill_id": query.BackfillID, "replay_id": query.ReplayID, "event_id": query.EventID}
+	for name, value := range later {
+		if value != "" {
+			filters.Set(name, value)
+		}
 	}
 	place := cursor{list: "runs", filters: filters.Encode()}
 	query.BeforeSeq = place.parse(in.Cursor, f)

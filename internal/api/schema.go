@@ -28,6 +28,11 @@ const (
 	schemaPause       = "Pause"
 	schemaPreview     = "CronPreview"
 	schemaBackfill    = "BackfillRequest"
+	schemaEvent       = "Event"
+	schemaEnvelope    = "EventEnvelope"
+	schemaCloudEvent  = "CloudEvent"
+	schemaDeadLetters = "DeadLetterSelection"
+	schemaReplay      = "ReplayRequest"
 )
 
 const apiText = `activity-core keeps activity definitions: when something should happen (cron, a single time, an event, by hand) and what ` +
@@ -48,6 +53,9 @@ func documentConfig() huma.Config {
 		{Name: tagTimes, Description: "When something is due."},
 		{Name: tagRuns, Description: "The ledger: what became of every due moment, and why."},
 		{Name: tagBackfills, Description: "Runs of past slots."},
+		{Name: tagEvents, Description: "What becomes of an event, and why."},
+		{Name: tagDeadLetters, Description: "Messages that could not be routed."},
+		{Name: tagReplays, Description: "Events of the past, routed again."},
 		{Name: tagOperations, Description: "For the platform."},
 	}
 	config.AllowAdditionalPropertiesByDefault = true // in answers, which may grow; bodies say false
@@ -100,6 +108,9 @@ func defineSchemas(registry huma.Registry) {
 	all[schemaDefinition] = object("A stored definition, with the defaults filled in.",
 		[]string{"id", "revision", "name", "enabled", "trigger_config", "tasks", "created_at", "updated_at", "sync"}, stored)
 	for name, s := range requestSchemas() {
+		all[name] = s
+	}
+	for name, s := range eventSchemas() {
 		all[name] = s
 	}
 	for _, s := range all {
@@ -273,6 +284,52 @@ func requestSchemas() map[string]*huma.Schema {
 			"max_concurrent": nullable(concurrent),
 			"dry_run":        nullable(dryRun),
 		}),
+		schemaDeadLetters: object("Which dead letters: at least one of reason, from and to.", nil, properties{
+			"reason":  nullable(described(enumSchema(definition.RejectReasons...), "Those with this reason.")),
+			"from":    nullable(timestamp("Those that were stored then or later.")),
+			"to":      nullable(timestamp("Those that were stored before.")),
+			"dry_run": nullable(described(&huma.Schema{Type: huma.TypeBoolean, Default: false}, "Only count them.")),
+		}),
+		schemaReplay: object("", []string{"from", "to", "definition_ids"}, properties{
+			"from": timestamp("The first publishing time, inclusive."),
+			"to":   timestamp("The last publishing time, exclusive; not in the future."),
+			"event_types": nullable(&huma.Schema{Type: huma.TypeArray, Items: text("", definition.MaxEventType),
+				MaxItems: new(maxReplayTypes), Description: "Exact types or wildcards, as in user.created or user.*. Absent or empty: all."}),
+			"definition_ids": &huma.Schema{Type: huma.TypeArray, Items: &huma.Schema{Type: huma.TypeString, Format: "uuid"},
+				MinItems: new(1), MaxItems: new(definition.MaxReplayDefinitions),
+				Description: "The definitions, with an event trigger, that get runs."},
+			"dry_run": nullable(described(&huma.Schema{Type: huma.TypeBoolean, Default: false}, "Only count.")),
+		}),
+	}
+}
+
+// eventSchemas returns the schemas of the messages of the event stream. They may have members of their own.
+func eventSchemas() map[string]*huma.Schema {
+	open := func(s *huma.Schema) *huma.Schema {
+		s.AdditionalProperties = true
+		return s
+	}
+	id := func() *huma.Schema {
+		s := text("Names the event for good, for all sources.", definition.MaxEventID)
+		s.Pattern = eventIDPattern.String()
+		return s
+	}
+	words := func(description string) *huma.Schema { return nullable(text(description, definition.MaxAttribute)) }
+	kind := text("Lower-case words joined by dots, as in user.created.", definition.MaxEventType)
+	payload := func() *huma.Schema { return &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true} }
+	return map[string]*huma.Schema{
+		schemaEvent: {Description: "A message of the event stream.",
+			AnyOf: []*huma.Schema{ref(schemaEnvelope), ref(schemaCloudEvent)}},
+		schemaEnvelope: open(object("An event in our own envelope.", []string{"event_id", "type"}, properties{
+			"event_id": id(), "type": kind, "source": words(""), "subject": words(""), "trace_id": words(""),
+			"occurred_at": nullable(timestamp("The publisher's time; nothing is decided by it.")), "payload": payload(),
+		})),
+		schemaCloudEvent: open(object("A CloudEvent 1.0 in structured mode.", []string{"specversion", "id", "source", "type"},
+			properties{
+				"specversion": constant("1.0"), "id": id(), "type": kind, "source": text("", definition.MaxAttribute), "subject": words(""),
+				"time": nullable(timestamp("The publisher's time; nothing is decided by it.")), "traceparent": words("W3C Trace Context."),
+				"datacontenttype": words("JSON, or absent."), "dataschema": words("Not looked at."), "data": nullable(payload()),
+			})),
 	}
 }
 
@@ -350,6 +407,39 @@ func backfillBody() *huma.RequestBody {
 			"count": `{"from": "2026-01-31T00:00:00Z", "to": "2026-01-31T12:00:00Z", "dry_run": true}`,
 			"all, three at a time": `{"from": "2026-01-31T00:00:00Z", "to": "2026-01-31T12:00:00Z", "only_missing": false,
 				"max_concurrent": 3}`,
+		}),
+	}}}
+}
+
+func eventBodyDoc() *huma.RequestBody {
+	const cloudEvent = `{"specversion": "1.0", "id": "o-1", "source": "/shop", "type": "order.paid", "data": {"amount": 10}}`
+	return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+		jsonType: {Schema: ref(schemaEvent), Examples: examples(map[string]string{
+			"envelope":    `{"event_id": "evt-1", "type": "user.created", "source": "signup", "payload": {"tier": "pro"}}`,
+			"CloudEvents": cloudEvent,
+		})},
+		cloudEventType: {Schema: ref(schemaCloudEvent), Examples: examples(map[string]string{"CloudEvents": cloudEvent})},
+	}}
+}
+
+func moveDeadLettersBody() *huma.RequestBody {
+	return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{jsonType: {
+		Schema: ref(schemaDeadLetters),
+		Examples: examples(map[string]string{
+			"of one reason": `{"reason": "internal_error"}`,
+			"count":         `{"from": "2026-01-31T00:00:00Z", "to": "2026-01-31T12:00:00Z", "dry_run": true}`,
+		}),
+	}}}
+}
+
+func replayBody() *huma.RequestBody {
+	return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{jsonType: {
+		Schema: ref(schemaReplay),
+		Examples: examples(map[string]string{
+			"count": `{"from": "2026-01-31T00:00:00Z", "to": "2026-01-31T12:00:00Z",
+				"definition_ids": ["0197a1b2-3c4d-7e5f-8a9b-0c1d2e3f4a5b"], "dry_run": true}`,
+			"of some types": `{"from": "2026-01-31T00:00:00Z", "to": "2026-01-31T12:00:00Z", "event_types": ["user.created", "order.>"],
+				"definition_ids": ["0197a1b2-3c4d-7e5f-8a9b-0c1d2e3f4a5b"]}`,
 		}),
 	}}}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/danielgtaylor/huma/v2"
@@ -57,6 +58,7 @@ type RunSummary struct {
 	CatchUp        bool        `json:"catch_up" doc:"Whether it is a late slot that runs in its turn after the earlier ones."`
 	RerunOf        *string     `json:"rerun_of" format:"uuid" doc:"The run that this one makes up for; null for none."`
 	BackfillID     *string     `json:"backfill_id" format:"uuid" doc:"The backfill that made it; null for none."`
+	ReplayID       *string     `json:"replay_id" format:"uuid" doc:"The replay that made it; null for none."`
 	AcceptedAt     time.Time   `json:"accepted_at" doc:"When it was written to the ledger."`
 	StartedAt      *time.Time  `json:"started_at" nullable:"true" doc:"When its tasks began."`
 	FinishedAt     *time.Time  `json:"finished_at" nullable:"true"`
@@ -115,6 +117,152 @@ type BackfillList struct {
 	NextCursor *string    `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
 }
 
+// DeadLetterSummary is the JSON of a dead letter in a list: a message that could not be routed.
+type DeadLetterSummary struct {
+	ID          string           `json:"id" format:"uuid"`
+	Status      deadLetterStatus `json:"status" doc:"open: nobody has done anything about it. retrying: a router is asked to route it again. routed: a retry routed it. discarded: somebody said that it is of no use."`
+	Reason      rejectReason     `json:"reason" doc:"Why it is one, as one word of a closed list; that of the last try when it was retried."`
+	Detail      string           `json:"detail" doc:"Why, in one sentence for a person."`
+	EventID     *string          `json:"event_id" doc:"The event's id; null where none could be read, or an illegal one."`
+	Subject     string           `json:"subject" doc:"The NATS subject that it came on."`
+	Stream      string           `json:"stream" doc:"The stream that it came from."`
+	StreamSeq   uint64           `json:"stream_seq" doc:"Its sequence in the stream."`
+	PublishedAt time.Time        `json:"published_at" doc:"When the stream took it."`
+	DataSize    int              `json:"data_size" doc:"The size of the whole message in bytes."`
+	Deliveries  int              `json:"deliveries" doc:"How often it had been delivered when it was given up."`
+	Retries     int              `json:"retries" doc:"How often it was routed again without success."`
+	Runs        int              `json:"runs" doc:"How many definitions it met when a retry routed it; 0 otherwise."`
+	CreatedAt   time.Time        `json:"created_at" doc:"When it was stored."`
+	SettledAt   *time.Time       `json:"settled_at" nullable:"true" doc:"When it was routed or discarded."`
+}
+
+// DeadLetter is the JSON of one dead letter.
+type DeadLetter struct {
+	DeadLetterSummary
+	Headers       map[string][]string `json:"headers" doc:"The message's headers, at most 8 KiB of them."`
+	Data          *string             `json:"data" doc:"The message, where it is UTF-8; null otherwise."`
+	DataBase64    *string             `json:"data_base64" doc:"The message in base64, where it is not UTF-8; null otherwise."`
+	DataTruncated bool                `json:"data_truncated" doc:"Whether data, or data_base64, is only the first part of the message: 64 KiB of it are kept."`
+}
+
+// DeadLetterList is one page of dead letters.
+type DeadLetterList struct {
+	Items      []DeadLetterSummary `json:"items" nullable:"false"`
+	NextCursor *string             `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
+}
+
+// DeadLetterCount tells how many dead letters were retried or discarded.
+type DeadLetterCount struct {
+	Count  int  `json:"count" doc:"How many were open, and are not any more; in a dry run: how many are open."`
+	DryRun bool `json:"dry_run" doc:"Whether nothing was changed."`
+}
+
+// The outcomes of a test, and those of an event.
+const (
+	testMatched    = "matched"
+	testUnmatched  = "unmatched"
+	testDeadLetter = "dead_letter"
+
+	eventRouted         = "routed"
+	eventMatchedNothing = "matched_nothing"
+	eventDeadLetter     = "dead_letter"
+)
+
+// EventTest is what would become of an event.
+type EventTest struct {
+	Outcome             string        `json:"outcome" enum:"matched,unmatched,dead_letter" doc:"matched: it meets definitions. unmatched: it is legal and meets none. dead_letter: it could not be routed."`
+	Reason              *rejectReason `json:"reason" nullable:"true" doc:"Why it would be a dead letter; null when it would not."`
+	Detail              *string       `json:"detail" doc:"The same in one sentence for a person."`
+	PublishedAt         time.Time     `json:"published_at" doc:"The publishing time that the answer is for."`
+	Event               *TestedEvent  `json:"event,omitempty" doc:"The event as it was understood; absent for a dead letter."`
+	Matches             []EventMatch  `json:"matches" nullable:"false" doc:"The definitions that it meets, at most 100, in the order of creation."`
+	MatchesTotal        int           `json:"matches_total"`
+	MatchesTruncated    bool          `json:"matches_truncated" doc:"Whether matches leaves some out."`
+	Errors              []EventFault  `json:"errors" nullable:"false" doc:"The definitions for which that cannot be told, at most 100. The event would make a failed run of each whose condition cannot be evaluated."`
+	ErrorsTotal         int           `json:"errors_total"`
+	ErrorsTruncated     bool          `json:"errors_truncated" doc:"Whether errors leaves some out."`
+	NearMisses          []NearMiss    `json:"near_misses" nullable:"false" doc:"Other definitions of this type or of a wildcard, at most 100; the nearest first: those whose condition does not hold, then filters, then those that were enabled later, disabled ones, and those of another type."`
+	NearMissesTotal     int           `json:"near_misses_total"`
+	NearMissesTruncated bool          `json:"near_misses_truncated" doc:"Whether near_misses leaves some out."`
+}
+
+// TestedEvent is an event as it was understood.
+type TestedEvent struct {
+	EventID    string     `json:"event_id"`
+	Type       string     `json:"type"`
+	Source     *string    `json:"source"`
+	Subject    *string    `json:"subject" doc:"The envelope's, not the NATS subject."`
+	TraceID    *string    `json:"trace_id"`
+	OccurredAt *time.Time `json:"occurred_at" nullable:"true"`
+}
+
+// EventMatch is a definition that an event meets.
+type EventMatch struct {
+	DefinitionID string `json:"definition_id" format:"uuid"`
+	Name         string `json:"name"`
+	Revision     int    `json:"revision"`
+}
+
+// EventFault is a definition for which it cannot be told whether an event meets it.
+type EventFault struct {
+	EventMatch
+	Error string `json:"error" doc:"Why, for a person."`
+}
+
+// NearMiss is a definition that an event does not meet.
+type NearMiss struct {
+	EventMatch
+	FailedClause string `json:"failed_clause" doc:"The first that does not hold, in this order: enabled, event_type, enabled_since, filters.<place>, condition." example:"filters.tier"`
+	Expected     string `json:"expected" doc:"What the clause wants." example:"\"pro\""`
+	Found        string `json:"found" doc:"What is there instead." example:"absent"`
+}
+
+// EventHistory is what became of an event.
+type EventHistory struct {
+	EventID     string              `json:"event_id"`
+	Outcome     string              `json:"outcome" enum:"routed,dead_letter,matched_nothing" doc:"routed: it met definitions. matched_nothing: it was routed and met none. dead_letter: all that is known are dead letters."`
+	Type        *string             `json:"type" doc:"null where it is not known."`
+	Source      *string             `json:"source" doc:"null when there is none."`
+	Stream      *string             `json:"stream" doc:"The stream that brought it first; null where it is not recorded."`
+	StreamSeq   *uint64             `json:"stream_seq" doc:"Its sequence there."`
+	PublishedAt *time.Time          `json:"published_at" nullable:"true" doc:"When the stream took it."`
+	Runs        []RunSummary        `json:"runs" nullable:"false" doc:"Its runs, newest first, at most 500; GET /runs?event_id= lists all."`
+	RunsTotal   int                 `json:"runs_total"`
+	DeadLetters []DeadLetterSummary `json:"dead_letters" nullable:"false" doc:"Messages with this event id that could not be routed, newest first, at most 500."`
+}
+
+// Replay is the JSON of a replay: events of the past are routed again, for some definitions only.
+type Replay struct {
+	ID            string       `json:"id" format:"uuid"`
+	Status        replayStatus `json:"status" doc:"pending: no router has begun. counting: a router reads the range and makes nothing. running: a router reads it again and makes runs. completed: the whole range was read. canceled: the runs that it had made go on. failed: error says why."`
+	From          time.Time    `json:"from" doc:"Of the publishing time, inclusive."`
+	To            time.Time    `json:"to" doc:"Of the publishing time, exclusive."`
+	EventTypes    []string     `json:"event_types" nullable:"false" doc:"Exact types or wildcards; empty for all."`
+	DefinitionIDs []string     `json:"definition_ids" nullable:"false"`
+	DryRun        bool         `json:"dry_run" doc:"Whether it only counts."`
+	Error         *string      `json:"error" doc:"Why it failed; null when it did not."`
+	Counted       ReplayCounts `json:"counted" doc:"What there is to do. It grows while the status is counting."`
+	Done          ReplayCounts `json:"done" doc:"What was done. It grows while the status is running; in a dry run it stays zero."`
+	CreatedAt     time.Time    `json:"created_at"`
+	FinishedAt    *time.Time   `json:"finished_at" nullable:"true"`
+}
+
+// ReplayCounts is what a pass over the events of a replay found.
+type ReplayCounts struct {
+	Read    int64 `json:"read" doc:"How many messages were read."`
+	Matched int64 `json:"matched" doc:"How many pairs there are of an event and a definition that it meets. Each is one of new, rerun, ran and failed."`
+	New     int64 `json:"new" doc:"Those that have no row in the ledger: each gets a run."`
+	Rerun   int64 `json:"rerun" doc:"Those whose row stands for no run (missed, skipped, not startable): each gets a run."`
+	Ran     int64 `json:"ran" doc:"Those that have run, or are about to: left alone."`
+	Failed  int64 `json:"failed" doc:"Those for which the definition's condition could not be evaluated."`
+}
+
+// ReplayList is one page of replays.
+type ReplayList struct {
+	Items      []Replay `json:"items" nullable:"false"`
+	NextCursor *string  `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
+}
+
 // Fires tells when something is due.
 type Fires struct {
 	Fires       []Fire   `json:"fires" nullable:"false" doc:"In order."`
@@ -154,7 +302,23 @@ type (
 	runStatus      definition.RunStatus
 	triggerKind    definition.TriggerKind
 	backfillStatus definition.BackfillStatus
+
+	deadLetterStatus definition.DeadLetterStatus
+	rejectReason     string
+	replayStatus     definition.ReplayStatus
 )
+
+func (deadLetterStatus) Schema(huma.Registry) *huma.Schema {
+	return enumSchema(definition.DeadLetterStatuses...)
+}
+
+func (rejectReason) Schema(huma.Registry) *huma.Schema {
+	return enumSchema(definition.RejectReasons...)
+}
+
+func (replayStatus) Schema(huma.Registry) *huma.Schema {
+	return enumSchema(definition.ReplayStatuses...)
+}
 
 func (runStatus) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.RunStatuses...) }
 
@@ -182,7 +346,8 @@ func runSummaryJSON(r definition.Run) RunSummary {
 		ID: r.ID, DefinitionID: r.DefinitionID, DefinitionName: r.DefinitionName, Revision: r.Revision, Trigger: triggerKind(r.Kind),
 		OccurrenceKey: r.Key, Status: runStatus(r.Status), Reason: optional(string(r.Reason)), Error: optional(r.Error),
 		EventID: optional(r.EventID), EventType: optional(r.EventType), TraceID: optional(r.TraceID),
-		SlotAt: utc(r.SlotAt), CatchUp: r.CatchUp, RerunOf: optional(r.RerunOf), BackfillID: optional(r.BackfillID), AcceptedAt: r.AcceptedAt.UTC(), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt),
+		SlotAt: utc(r.SlotAt), CatchUp: r.CatchUp, RerunOf: optional(r.RerunOf), BackfillID: optional(r.BackfillID),
+		ReplayID: optional(r.ReplayID), AcceptedAt: r.AcceptedAt.UTC(), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt),
 		WorkflowID: r.WorkflowID, WorkflowRunID: optional(r.WorkflowRunID),
 	}
 	if r.StartedAt != nil && r.FinishedAt != nil {
@@ -226,6 +391,21 @@ func jsonOrText(data []byte) any {
 		return json.RawMessage(data)
 	}
 	return strings.ToValidUTF8(string(data), "\uFFFD")
+}
+
+// textOf returns data as text, when it is UTF-8. Data that was cut may end within a character, which then is left out.
+func textOf(data []byte, cut bool) (string, bool) {
+	if cut {
+		for n := 0; n < utf8.UTFMax && len(data) > n; n++ {
+			if start := len(data) - 1 - n; utf8.RuneStart(data[start]) {
+				if !utf8.FullRune(data[start:]) {
+					data = data[:start]
+				}
+				break
+			}
+		}
+	}
+	return string(data), utf8.Valid(data)
 }
 
 // optional is null for the empty string.
