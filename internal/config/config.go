@@ -195,13 +195,13 @@ func LoadAPI(getenv func(string) string) (API, error) {
 func LoadRouter(getenv func(string) string) (Router, error) {
 	e := env{getenv: getenv}
 	cfg := Router{
-		DB:           e.db(),
-		Temporal:     e.temporal(),
-		NATS:         e.nats(),
-		Log:          e.log(),
-		Names:        e.names(),
-		Metrics:      e.metrics(DefaultRouterMetricsAddr),
-		ManageStream: e.bool("ACTCORE_MANAGE_STREAM", true),
+		DB:              e.db(),
+		Temporal:        e.temporal(),
+		NATS:            e.nats(),
+		Log:             e.log(),
+		Names:           e.names(),
+		Metrics:         e.metrics(DefaultRouterMetricsAddr),
+		ManageStream:    e.bool("ACTCORE_MANAGE_STREAM", true),
 		RecordUnmatched: e.bool("ACTCORE_RECORD_UNMATCHED", false),
 	}
 	return cfg, e.err()
