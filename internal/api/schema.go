@@ -155,11 +155,14 @@ func triggerSchemas() map[string]*huma.Schema {
 	runAt.Examples = []any{"2026-12-24T18:00:00+01:00", "2026-12-24T18:00"}
 	window := duration("How old a slot may be to be caught up. Default 24h.", "24h")
 	jitter := duration("Each run starts up to this much later, at random. Default none.", "30s")
-	eventType := text("The exact type of the events.", definition.MaxEventType)
-	eventType.Examples = []any{"user.created"}
+	eventType := text("The type of the events: exact, or with * for one word and > at the end for one or more.", definition.MaxEventType)
+	eventType.Examples = []any{"user.created", "user.*"}
 	filters := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: &huma.Schema{}, MaxProperties: new(definition.MaxFilters),
-		Description: "Every pair must equal the member of the event's payload with that name, by JSON equality.",
-		Examples:    []any{map[string]any{"tier": "pro"}}}
+		Description: "Places of the event's payload that must all equal these values, by JSON equality. Dots and nested objects " +
+			"name what lies deeper; other members may be there.",
+		Examples: []any{map[string]any{"tier": "pro", "customer.country": "DE"}}}
+	condition := text("A CEL expression over event that must be true as well; see docs/conditions.md.", definition.MaxCondition)
+	condition.Examples = []any{"event.payload.amount > 100"}
 	variants := map[string]*huma.Schema{
 		"CronTrigger": object("Due at the times of a cron expression.", []string{"trigger_type", "cron_expression"}, properties{
 			"trigger_type":    constant(definition.TriggerCron),
@@ -183,6 +186,7 @@ func triggerSchemas() map[string]*huma.Schema {
 			"trigger_type": constant(definition.TriggerEvent),
 			"event_type":   eventType,
 			"filters":      filters,
+			"condition":    condition,
 		}),
 		"ManualTrigger": object("Due by hand alone.", []string{"trigger_type"}, properties{
 			"trigger_type": constant(definition.TriggerManual),

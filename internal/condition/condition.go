@@ -20,6 +20,7 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/ext"
+	"cel.dev/cel-go/interpreter"
 )
 
 // Limits on conditions.
@@ -36,6 +37,9 @@ const (
 	maxEstimate = 100_000_000
 	// maxCost is the most that one evaluation may cost, in the same units of about 50 to 100 ns.
 	maxCost = 2_000_000
+	// maxUnwatched is up to which estimate a condition is evaluated without counting, which takes as long as the evaluation
+	// itself: no function whose cost depends on the event is as cheap as that.
+	maxUnwatched = 100
 	// maxTime ends an evaluation whose cost CEL counts too low. It is long, because a condition's outcome must not depend on
 	// how busy the machine is.
 	maxTime = 5 * time.Second
@@ -59,8 +63,8 @@ func (e *Error) Error() string { return e.Message }
 // Condition is a compiled condition. It is immutable and safe for concurrent use.
 type Condition struct {
 	program cel.Program
-	// loops: the evaluation may take long enough to be worth a timer.
-	loops bool
+	// watched: what an evaluation costs depends on the event, and is counted.
+	watched bool
 }
 
 // environment is what conditions may use. It takes milliseconds to make.
@@ -88,6 +92,9 @@ func Compile(text string) (c *Condition, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if uses(parsed.NativeRep(), "format") {
+		return nil, &Error{Rule: "type", Message: "must not use format, which can write texts of any length"}
+	}
 	checked, issues := env.Check(parsed)
 	if issues.Err() != nil {
 		return nil, refusal("type", issues)
@@ -95,6 +102,10 @@ func Compile(text string) (c *Condition, err error) {
 	if out := checked.OutputType(); !out.IsExactType(cel.BoolType) && !out.IsExactType(cel.DynType) {
 		return nil, &Error{Rule: "type", Message: fmt.Sprintf("must be true or false, but is of type %s: compare it with something, as in %s",
 			out, example)}
+	}
+	if name := overgrown(checked.NativeRep()); name != "" {
+		return nil, &Error{Rule: "cost", Message: fmt.Sprintf("could take too long: %s must not compare two lists that the condition "+
+			"makes itself, as map and filter do, nor write one out", plainName(name))}
 	}
 	estimate, err := env.EstimateCost(checked, bounds{})
 	if err != nil {
@@ -104,12 +115,16 @@ func Compile(text string) (c *Condition, err error) {
 		return nil, &Error{Rule: "cost", Message: "could take too long for a large event: it must not go through two lists " +
 			"crosswise, nor compare long texts again and again"}
 	}
-	program, err := env.Program(checked,
-		cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(100))
-	if err != nil {
+	c = &Condition{watched: estimate.Max > maxUnwatched}
+	// Not cel.OptOptimize: it looks constants of a list up by their kind, so that 1u in [1.0] is no longer what 1u == 1.0 is.
+	options := []cel.ProgramOption{cel.OptimizeRegex(interpreter.MatchesRegexOptimization)}
+	if c.watched {
+		options = append(options, cel.CostTracking(watch{}), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(100))
+	}
+	if c.program, err = env.Program(checked, options...); err != nil {
 		return nil, &Error{Rule: "type", Message: "cannot be prepared: " + clip(err.Error())}
 	}
-	return &Condition{program: program, loops: hasLoop(checked.NativeRep())}, nil
+	return c, nil
 }
 
 // recoverCompile makes a panic an error: what CEL stumbles over is not a condition.
@@ -138,8 +153,8 @@ func parse(text string) (*cel.Env, *cel.Ast, error) {
 	return env, parsed, nil
 }
 
-func hasLoop(a *ast.AST) bool {
-	return len(ast.MatchDescendants(ast.NavigateAST(a), ast.KindMatcher(ast.ComprehensionKind))) > 0
+func uses(a *ast.AST, function string) bool {
+	return len(ast.MatchDescendants(ast.NavigateAST(a), ast.FunctionMatcher(function))) > 0
 }
 
 // Eval tells whether the event fulfils the condition. The error is for people: the condition cannot be told for this event,
@@ -154,7 +169,7 @@ func (c *Condition) Eval(e *Event) (holds bool, err error) {
 		return false, err
 	}
 	var out ref.Val
-	if c.loops {
+	if c.watched {
 		ctx, cancel := context.WithTimeout(context.Background(), maxTime)
 		defer cancel()
 		out, _, err = c.program.ContextEval(ctx, e)

@@ -23,19 +23,22 @@ type Equality struct {
 
 // Equalities returns those parts of a condition that are joined to the whole by && alone, and have the form
 // event.x.y == constant or constant == event.x.y. A member may be written in brackets: event.payload["a b"]. A condition
-// that is true has all its equalities true. The text is checked for its syntax only; the error is that of Compile.
-func Equalities(text string) (equalities []Equality, err error) {
+// that is true has all its equalities true. All is true when there is nothing else in it, so that it is true when they are.
+// The text is checked for its syntax only; the error is that of Compile.
+func Equalities(text string) (equalities []Equality, all bool, err error) {
 	defer recoverCompile(&err)
 	_, parsed, err := parse(text)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
+	all = true
 	eachConjunct(parsed.NativeRep().Expr(), func(e ast.Expr) {
-		if q, ok := equality(e); ok {
+		q, ok := equality(e)
+		if all = all && ok; ok {
 			equalities = append(equalities, q)
 		}
 	})
-	return equalities, nil
+	return equalities, all, nil
 }
 
 // Conjuncts returns the parts that && joins to the whole condition, in their order, as texts that are conditions of their

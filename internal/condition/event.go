@@ -24,7 +24,8 @@ type Event struct {
 	err     error
 }
 
-// NewEvent returns the event of an envelope, which must stay as it is while the event is in use.
+// NewEvent returns the event of an envelope, which must stay as it is while the event is in use. Its objects are known to
+// have each name once.
 func NewEvent(raw []byte) *Event { return &Event{raw: raw} }
 
 // ResolveName and Parent make the event the variables of an evaluation.
@@ -38,7 +39,7 @@ func (e *Event) decode() error {
 		return e.err
 	}
 	e.decoded = true
-	if e.value, e.err = decode(jsontext.NewDecoder(bytes.NewBuffer(e.raw))); e.err != nil {
+	if e.value, e.err = decode(jsontext.NewDecoder(bytes.NewBuffer(e.raw), jsontext.AllowDuplicateNames(true))); e.err != nil {
 		e.err = fmt.Errorf("decode the event: %w", e.err)
 	}
 	return e.err
@@ -130,7 +131,7 @@ const maxDigits = 20
 
 // wholeDigits writes a valid JSON number without point and exponent; "" when it is not whole, or has more than maxDigits.
 func wholeDigits(text []byte) string {
-	if bytes.IndexAny(text, ".eE") < 0 {
+	if !bytes.ContainsAny(text, ".eE") {
 		return string(text)
 	}
 	sign, text := "", text

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/interpreter"
 )
 
@@ -26,6 +27,14 @@ var (
 	// operator is what CEL calls an operator within, as in '_==_'.
 	operator = regexp.MustCompile(`_(\S+)_`)
 )
+
+// plainName returns the name of a function as it is written.
+func plainName(function string) string {
+	if function == operators.In {
+		return "in"
+	}
+	return operator.ReplaceAllString(function, "$1")
+}
 
 // explain adds to a complaint of CEL's what to do about it.
 func explain(complaint string) string {

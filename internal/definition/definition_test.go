@@ -3,6 +3,7 @@ package definition
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,13 @@ func TestParseDocumentRefuses(t *testing.T) {
 	t.Parallel()
 	const trigger = `"trigger_config": {"trigger_type": "manual"}`
 	task := func(text string) string { return `{"name": "x", ` + trigger + `, "tasks": [` + text + `]}` }
+	event := func(fields string) string {
+		return `{"name": "x", "trigger_config": {"trigger_type": "event", ` + fields + `}}`
+	}
+	many := `"p0": 0`
+	for i := range MaxFilters {
+		many += fmt.Sprintf(`, "p%d": 0`, i+1)
+	}
 	tests := map[string]struct{ body, field, rule, message string }{
 		"empty":           {"", "", "required", "a JSON object is required, but the body is empty"},
 		"not JSON":        {`{"name": `, "", "json", "is not valid JSON at byte"},
@@ -79,10 +87,24 @@ func TestParseDocumentRefuses(t *testing.T) {
 			"start_at": "2026-02-01T00:00:00Z", "end_at": "2026-01-01T00:00:00Z"}}`, "trigger_config.end_at", "after_start", "before start_at"},
 		"empty event type": {`{"name": "x", "trigger_config": {"trigger_type": "event", "event_type": ""}}`,
 			"trigger_config.event_type", "event_type", "must not be empty"},
-		"wildcard": {`{"name": "x", "trigger_config": {"trigger_type": "event", "event_type": "user.*"}}`,
-			"trigger_config.event_type", "event_type", "wildcards are not available"},
 		"bad event type": {`{"name": "x", "trigger_config": {"trigger_type": "event", "event_type": "User Created"}}`,
 			"trigger_config.event_type", "event_type", "lower-case words"},
+		"wildcard in a word": {event(`"event_type": "us*r"`), "trigger_config.event_type", "event_type",
+			`has the word "us*r": a wildcard stands for a whole word`},
+		"filter given twice": {event(`"event_type": "a", "filters": {"a.b": 1, "a": {"b": 1}}`), "trigger_config.filters.a.b", "given_twice", "is given twice"},
+		"filter with value and members": {event(`"event_type": "a", "filters": {"a": {}, "a.b.c": 1}`), "trigger_config.filters.a",
+			"value_and_members", `the member "a.b.c"`},
+		"filter with an empty name": {event(`"event_type": "a", "filters": {"a": {"b..c": 1}}`), "trigger_config.filters.a.b..c", "empty_name", "has an empty part"},
+		"filter too deep":           {event(`"event_type": "a", "filters": {"` + strings.Repeat("a.", 99) + `a": 1}`), "trigger_config.filters." + strings.Repeat("a.", 99) + "a", "too_deep", "100 levels"},
+		"too many filters": {event(`"event_type": "a", "filters": {"a": {` + many + `}}`), "trigger_config.filters", "max_items",
+			"names 51 places; at most 50"},
+		"condition syntax": {event(`"event_type": "a", "condition": "event.payload.a = 1"`), "trigger_config.condition", "syntax",
+			"line 1, column 17"},
+		"condition type": {event(`"event_type": "a", "condition": "size(event.payload)"`), "trigger_config.condition", "type", "must be true or false"},
+		"condition cost": {event(`"event_type": "a", "condition": "event.payload.a.exists(x, event.payload.b.exists(y, x == y))"`),
+			"trigger_config.condition", "cost", "could take too long"},
+		"condition of a cron trigger": {`{"name": "x", "trigger_config": {"trigger_type": "cron", "cron_expression": "@daily", "condition": "true"}}`,
+			"trigger_config.condition", "not_of_this_type", "does not belong to a trigger of type cron"},
 		"non-object filters": {`{"name": "x", "trigger_config": {"trigger_type": "event", "event_type": "a", "filters": ["tier"]}}`,
 			"trigger_config.filters", "type", "must be an object, but is a list"},
 		"too large": {`{"name": "x", "description": "` + strings.Repeat("x", MaxDocument) + `", ` + trigger + `}`, "", "max_bytes",

@@ -36,8 +36,9 @@ const (
 
 // Bounds of a trigger.
 const (
-	MaxEventType         = 200 // characters
-	MaxFilters           = 50  // places that all filters name
+	MaxEventType         = 200               // characters
+	MaxFilters           = 50                // places that all filters name
+	MaxCondition         = condition.MaxText // bytes
 	MaxJitter            = 24 * time.Hour
 	DefaultMisfireWindow = 24 * time.Hour
 	MaxMisfireWindow     = 30 * 24 * time.Hour

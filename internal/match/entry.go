@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
+	"unique"
 
 	"github.com/activity-core/activity-core/internal/condition"
 	"github.com/activity-core/activity-core/internal/definition"
@@ -15,7 +15,7 @@ import (
 type entry struct {
 	definition.Routable
 	clauses []clause
-	// condition is nil when there is none.
+	// condition is nil when there is none, or nothing in it but equalities.
 	condition *lazyCondition
 }
 
@@ -31,20 +31,13 @@ type clause struct {
 	equality *condition.Equality
 }
 
-// name orders clauses and tells those of one place together.
-func (c *clause) name() string { return strings.Join(c.path, "\x00") }
-
-// holds tells whether a value whose key is the clause's is equal.
-func (c *clause) holds(value []byte) (bool, error) {
-	switch {
-	case c.key[0] != numberKey:
-		return true, nil
-	case c.equality != nil:
-		return c.equality.Holds(value), nil
+// holds tells whether a number whose key is the clause's is equal.
+func (c *clause) holds(number []byte) bool {
+	if c.equality != nil {
+		return c.equality.Holds(number)
 	}
 	var room [64]byte
-	form, err := Canonical(room[:0], value)
-	return string(form) == c.form, err
+	return string(appendNumber(room[:0], number)) == c.form
 }
 
 // lazyCondition compiles a condition when it is evaluated for the first time.
@@ -114,14 +107,16 @@ func newEntry(r definition.Routable) (*entry, error) {
 	if r.Condition == "" {
 		return e, nil
 	}
-	equalities, err := condition.Equalities(r.Condition)
+	equalities, all, err := condition.Equalities(r.Condition)
 	if err != nil {
 		return fail(fmt.Errorf("condition: %w", err))
 	}
 	for _, q := range equalities {
-		e.clauses = append(e.clauses, clause{path: q.Path, key: literalKey(q.Literal()), equality: &q})
+		e.clauses = append(e.clauses, clause{path: q.Path, key: unique.Make(literalKey(q.Literal())).Value(), equality: &q})
 	}
-	e.condition = &lazyCondition{text: r.Condition}
+	if !all {
+		e.condition = &lazyCondition{text: r.Condition}
+	}
 	return e, nil
 }
 
@@ -131,7 +126,7 @@ func filterClause(place definition.FilterPlace) (clause, error) {
 	if err != nil {
 		return c, err
 	}
-	if c.key = string(key); c.key[0] == numberKey {
+	if c.key = unique.Make(string(key)).Value(); c.key[0] == numberKey {
 		form, err := Canonical(nil, place.Value)
 		c.form = string(form)
 		return c, err

@@ -37,7 +37,7 @@ func Explain(r definition.Routable, e *definition.Event, publishedAt time.Time) 
 		return Explanation{Clause: "enabled", Expected: "enabled, with an event trigger", Found: "disabled, deleted or without one"}
 	}
 	// A definition that cannot be read may still be known by its type, so the type goes first where it can be told.
-	if r.Unreadable == nil && definition.CheckEventPattern(r.EventType) == "" && !MatchType(r.EventType, e.Type) {
+	if r.Unreadable == nil && definition.CheckEventPattern(r.EventType) == "" && !TypeMeets(r.EventType, e.Type) {
 		return Explanation{Clause: "event_type", Expected: r.EventType, Found: e.Type}
 	}
 	if latest := publishedAt.Add(Skew); r.EnabledSince.After(latest) {
@@ -93,13 +93,11 @@ func explainClause(r *definition.Routable, c *clause, e *definition.Event) (x Ex
 	}
 	x.Found = clip(string(value))
 	key, err := appendKey(nil, value, true)
-	if err == nil && string(key) == c.key {
-		holds, err = c.holds(value)
-	}
 	if err != nil {
 		x.Err = err.Error()
+		return x, false
 	}
-	return x, holds
+	return x, string(key) == c.key && (c.key[0] != numberKey || c.holds(value))
 }
 
 // filterText returns the value of a filter as it was written.

@@ -120,11 +120,15 @@ func (w *word) match(s *scratch, left string) error {
 // typeIndex holds the definitions of one pattern of event types.
 type typeIndex struct {
 	// unfiled have no equality, and are compared with every event of the type.
-	unfiled []*entry
+	unfiled []candidate
 	// root is the envelope in the tree of the members that equalities name.
 	root *member
 	// places are those members, in the order of their numbers.
 	places []place
+	// filed are the definitions that have equalities, those of one rarest equality side by side.
+	filed []candidate
+	// tests are those of all definitions, each one's side by side.
+	tests []test
 }
 
 // member is a member of the event, or an object on the way to one.
@@ -138,71 +142,112 @@ type member struct {
 type place struct {
 	// lists: an equality compares it with a list.
 	lists bool
-	// filed are the definitions whose rarest equality names this member, by the key of the value.
-	filed map[string][]candidate
+	// keys are those of the values that it is compared with.
+	keys map[string]wanted
 }
 
-// candidate is a definition that is found by one of its clauses.
+// wanted is a value that equalities compare a member with.
+type wanted struct {
+	// key numbers the values of one member.
+	key int32
+	// first and count are the definitions that are filed under this equality.
+	first, count uint32
+}
+
+// candidate is a definition that is found by one of its clauses. It holds what decides about most of them, for reading an
+// entry mostly means to wait for memory.
 type candidate struct {
-	*entry
-	// tests are all its clauses that have to be looked at once it is found.
-	tests []test
+	entry *entry
+	// since is the entry's EnabledSince in microseconds, rounded down.
+	since int64
+	// first and count are the tests that are left once it is found.
+	first uint32
+	count uint16
+	// conditional: there is a condition to evaluate.
+	conditional bool
 }
 
-// test is a clause of a definition and the number of the member it names.
+// test is a clause of a definition in the numbers of its type: they are compared for many definitions of each event, and
+// lie side by side in memory.
 type test struct {
-	place int
-	*clause
+	place, key int32
+	// number is the clause when equal keys do not decide it; nil otherwise.
+	number *clause
 }
 
 func newTypeIndex(entries []*entry) *typeIndex {
 	slices.SortFunc(entries, func(a, b *entry) int { return cmp.Compare(a.ID, b.ID) })
 	x := &typeIndex{root: &member{place: -1}}
-	type equality struct {
-		place int
-		key   string
-	}
-	popularity := map[equality]int{}
 	total := 0
 	for _, e := range entries {
 		total += len(e.clauses)
 	}
-	all := make([]test, 0, total)
+	x.tests = make([]test, 0, total)
+	var popularity [][]int // by place and key
 	for _, e := range entries {
 		for i := range e.clauses {
-			c := &e.clauses[i]
-			p := x.number(c.path)
-			x.places[p].lists = x.places[p].lists || c.key[0] == listKey
-			popularity[equality{p, c.key}]++
-			all = append(all, test{p, c})
+			t := x.test(&e.clauses[i])
+			if int(t.place) == len(popularity) {
+				popularity = append(popularity, nil)
+			}
+			if int(t.key) == len(popularity[t.place]) {
+				popularity[t.place] = append(popularity[t.place], 0)
+			}
+			popularity[t.place][t.key]++
+			x.tests = append(x.tests, t)
 		}
 	}
+	filed := make([][][]candidate, len(popularity)) // by place and key
+	for i := range filed {
+		filed[i] = make([][]candidate, len(popularity[i]))
+	}
+	first := 0
 	for _, e := range entries {
-		if len(e.clauses) == 0 {
-			x.unfiled = append(x.unfiled, e)
+		c := candidate{entry: e, since: e.EnabledSince.UnixMicro(), first: uint32(first), count: uint16(len(e.clauses)),
+			conditional: e.condition != nil}
+		if c.count == 0 {
+			x.unfiled = append(x.unfiled, c)
 			continue
 		}
-		tests := all[:len(e.clauses):len(e.clauses)]
-		all = all[len(e.clauses):]
+		tests := x.tests[first : first+len(e.clauses)]
+		first += len(e.clauses)
 		slices.SortStableFunc(tests, func(a, b test) int {
-			return cmp.Compare(popularity[equality{a.place, a.key}], popularity[equality{b.place, b.key}])
+			return cmp.Compare(popularity[a.place][a.key], popularity[b.place][b.key])
 		})
-		filed := &x.places[tests[0].place].filed
-		if *filed == nil {
-			*filed = map[string][]candidate{}
+		rarest := tests[0]
+		if rarest.number == nil { // it is found by it, so it holds
+			c.first++
+			c.count--
 		}
-		key := tests[0].key
-		if key[0] != numberKey {
-			tests = tests[1:] // what it is filed under need not be verified
-		}
-		(*filed)[key] = append((*filed)[key], candidate{e, tests})
+		under := &filed[rarest.place][rarest.key]
+		*under = append(*under, c)
 	}
+	x.filed = make([]candidate, 0, len(entries)-len(x.unfiled))
 	for i := range x.places {
-		for key, candidates := range x.places[i].filed {
-			x.places[i].filed[key] = slices.Clip(candidates)
+		for key, w := range x.places[i].keys {
+			w.first, w.count = uint32(len(x.filed)), uint32(len(filed[i][w.key]))
+			x.places[i].keys[key] = w
+			x.filed = append(x.filed, filed[i][w.key]...)
 		}
 	}
 	return x
+}
+
+// test returns a clause in numbers, which may be new ones.
+func (x *typeIndex) test(c *clause) test {
+	t := test{place: int32(x.number(c.path))}
+	p := &x.places[t.place]
+	p.lists = p.lists || c.key[0] == listKey
+	w, known := p.keys[c.key]
+	if !known {
+		w.key = int32(len(p.keys))
+		p.keys[c.key] = w
+	}
+	t.key = w.key
+	if c.key[0] == numberKey {
+		t.number = c
+	}
+	return t
 }
 
 // number returns the number of the member that a path names.
@@ -219,14 +264,14 @@ func (x *typeIndex) number(path []string) int {
 	}
 	if m.place < 0 {
 		m.place = len(x.places)
-		x.places = append(x.places, place{})
+		x.places = append(x.places, place{keys: map[string]wanted{}})
 	}
 	return m.place
 }
 
 func (x *typeIndex) match(s *scratch) error {
-	for _, e := range x.unfiled {
-		s.meet(e)
+	for i := range x.unfiled {
+		s.meet(&x.unfiled[i])
 	}
 	if len(x.places) == 0 {
 		return nil
@@ -235,13 +280,11 @@ func (x *typeIndex) match(s *scratch) error {
 		return err
 	}
 	for _, p := range s.found {
-		for _, c := range x.places[p].filed[string(s.values[p].key)] {
-			holds, err := s.holds(c.tests)
-			if err != nil {
-				return err
-			}
-			if holds {
-				s.meet(c.entry)
+		v := &s.values[p]
+		found := x.filed[v.first : v.first+v.count]
+		for i := range found {
+			if c := &found[i]; s.holds(x.tests[c.first : c.first+uint32(c.count)]) {
+				s.meet(c)
 			}
 		}
 	}

@@ -27,8 +27,8 @@ import (
 
 var (
 	oracleSeed = flag.Uint64("oracle.seed", 0, "seed of the oracle's random definitions and events; 0 takes a fresh one")
-	// By default about 300,000 pairs of a definition and an event.
-	oracleRounds = flag.Int("oracle.rounds", 75, "how often the oracle changes its definitions and asks about events")
+	// By default about 250,000 pairs of a definition and an event.
+	oracleRounds = flag.Int("oracle.rounds", 60, "how often the oracle changes its definitions and asks about events")
 )
 
 // conjunct is a part of a condition. An equality has a path and a literal.
@@ -50,11 +50,12 @@ func pick[T any](v vocabulary, from ...T) T { return from[v.IntN(len(from))] }
 
 func (v vocabulary) name() string { return pick(v, "a", "b", "c", "é", "x y", "l") }
 
-func (v vocabulary) scalar() string {
-	return pick(v, `1`, `1.0`, `1e0`, `10e-1`, `"1"`, `2`, `1.5`, `0.1`, `0.10000000000000000001`, `9007199254740992`, `9007199254740993`,
-		`9007199254740993.0`, `18446744073709551615`, `18446744073709551616`, `-9223372036854775808`, `1e400`, `-1e400`, `1e-400`, `-0`, `0`, `0.0`,
-		`null`, `true`, `false`, `"true"`, `""`, `"é"`, `"\u00e9"`, `"x"`, `"\u0078"`, `"xy\n"`, `"\ud83d\ude00"`)
-}
+func (v vocabulary) scalar() string { return pick(v, scalars...) }
+
+// scalars are texts, literals, and numbers in all their forms.
+var scalars = []string{`1`, `1.0`, `1e0`, `10e-1`, `"1"`, `2`, `1.5`, `0.1`, `0.10000000000000000001`, `9007199254740992`, `9007199254740993`,
+	`9007199254740993.0`, `18446744073709551615`, `18446744073709551616`, `-9223372036854775808`, `1e400`, `-1e400`, `1e-400`, `-0`, `0`, `0.0`,
+	`null`, `true`, `false`, `"true"`, `""`, `"é"`, `"\u00e9"`, `"x"`, `"\u0078"`, `"xy\n"`, `"\ud83d\ude00"`}
 
 func (v vocabulary) value(depth int) string {
 	switch n := v.IntN(10); {
@@ -127,10 +128,11 @@ func (v vocabulary) member() (path []string, text string) {
 	return path, text
 }
 
-func (v vocabulary) literal() string {
-	return pick(v, `1`, `1`, `1.0`, `1u`, `2`, `-1`, `1.5`, `0.1`, `0`, `-0.0`, `9007199254740993`, `9007199254740992.0`, `18446744073709551615u`,
-		`18446744073709551616.0`, `-9223372036854775808`, `"x"`, `'x'`, `"1"`, `"é"`, `"\u00e9"`, `r"x"`, `""`, `"t.u"`, `"s"`, `true`, `false`, `null`)
-}
+func (v vocabulary) literal() string { return pick(v, literals...) }
+
+// literals are constants of conditions.
+var literals = []string{`1`, `1.0`, `1u`, `2`, `-1`, `1.5`, `0.1`, `0`, `-0.0`, `9007199254740993`, `9007199254740992.0`, `18446744073709551615u`,
+	`18446744073709551616.0`, `-9223372036854775808`, `"x"`, `'x'`, `"1"`, `"é"`, `"\u00e9"`, `r"x"`, `""`, `"t.u"`, `"s"`, `true`, `false`, `null`}
 
 func (v vocabulary) conjunct() conjunct {
 	path, m := v.member()
@@ -422,6 +424,45 @@ func TestOracle(t *testing.T) {
 		"%d explained; %s\n", seed, pairs, matches, errs, explained, time.Since(began).Round(100*time.Millisecond))
 	if matches < pairs/100 || errs < pairs/1000 {
 		t.Errorf("of %d pairs, only %d match and %d cannot be told: the vocabulary has become too large", pairs, matches, errs)
+	}
+}
+
+// TestEqualities holds every value against every other, as a filter and as a condition, by the oracle's answers.
+func TestEqualities(t *testing.T) {
+	t.Parallel()
+	n := newNaive(t)
+	var rules []*rule
+	var changes []definition.Routable
+	add := func(filters string, conjuncts ...conjunct) {
+		r := &rule{routable(strconv.Itoa(len(rules)), "t", filters), conjuncts}
+		for _, c := range conjuncts {
+			r.Condition = c.text
+		}
+		rules, changes = append(rules, r), append(changes, r.Routable)
+	}
+	for _, value := range slices.Concat(scalars, []string{`[]`, `[1]`, `[1.0,{"a":"x"}]`, `{}`}) {
+		add(`{"a": ` + value + `}`)
+		add(`{"b.a": ` + value + `}`)
+	}
+	for _, literal := range literals {
+		add(`{}`, conjunct{"event.payload.a == " + literal, []string{"payload", "a"}})
+		add(`{}`, conjunct{literal + ` == event.payload["b"].a`, []string{"payload", "b", "a"}})
+	}
+	table := apply(t, &Table{}, changes...)
+	for i, value := range slices.Concat(scalars, []string{`[]`, `[1e0]`, `[ 1, {"\u0061":"x"} ]`, `{}`, `{ }`, `{"a":1}`}) {
+		for _, payload := range []string{`{"a":` + value + `}`, `{"b":{"a":` + value + `}}`, `{"b":[` + value + `]}`, `{"b":` + value + `,"c":1}`} {
+			e := ask(t, event(t, "t", payload), noon)
+			got := strings.Fields(matched(t, table, e.Event))
+			for _, r := range rules {
+				a := n.answer(t, r, e)
+				if slices.Contains(got, r.ID) != (a == met) || a == untold {
+					t.Errorf("event %d: %s with %s %s: got %v, want %v", i, payload, r.Filters, r.Condition, slices.Contains(got, r.ID), a)
+				}
+				if x := Explain(r.Routable, e.Event, noon); x.Matches != (a == met) {
+					t.Errorf("event %d: %s with %s %s: explained as %+v, want %v", i, payload, r.Filters, r.Condition, x, a)
+				}
+			}
+		}
 	}
 }
 

@@ -2,9 +2,9 @@ package match
 
 import "strings"
 
-// MatchType reports whether an event type meets a pattern: it is the pattern, or meets its wildcards, where * stands for
+// TypeMeets reports whether an event type meets a pattern: it is the pattern, or meets its wildcards, where * stands for
 // exactly one word and > at the end for one or more words. Both are taken to be legal.
-func MatchType(pattern, eventType string) bool {
+func TypeMeets(pattern, eventType string) bool {
 	for {
 		want, patternRest, patternMore := strings.Cut(pattern, ".")
 		word, typeRest, typeMore := strings.Cut(eventType, ".")

@@ -20,17 +20,23 @@ type scratch struct {
 	// decoded is the event for conditions, nil until one is evaluated.
 	decoded *condition.Event
 
-	// values are those of the members of one typeIndex, by number; found are the numbers of those that are there.
+	// values are those of the members of one typeIndex, by number; found are the numbers of those that are there and equal
+	// what some definition wants.
 	values []memberValue
 	found  []int
-	// keys is where the keys of values are written.
-	keys    []byte
+	// key is where the key of a value is written.
+	key     []byte
 	input   bytes.Buffer
 	decoder jsontext.Decoder
 }
 
-// memberValue is the value of a member and its key; the key is nil where the member is absent, or equals nothing.
-type memberValue struct{ key, value []byte }
+// memberValue is the value of a member, and what equalities want of it; the key is -1 where the member is not found.
+type memberValue struct {
+	wanted
+	value []byte
+}
+
+var notFound = memberValue{wanted: wanted{key: -1}}
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
@@ -43,11 +49,12 @@ const mostKept = 64 << 10
 
 func (s *scratch) release() {
 	s.forget()
-	s.event, s.hidden, s.met, s.decoded = nil, nil, nil, nil
+	clear(s.met)
+	s.event, s.hidden, s.met, s.decoded = nil, nil, s.met[:0], nil
 	s.input = bytes.Buffer{}
 	s.decoder.Reset(&s.input)
-	if cap(s.keys) > mostKept {
-		s.keys = nil
+	if cap(s.key) > mostKept {
+		s.key = nil
 	}
 	scratches.Put(s)
 }
@@ -55,22 +62,20 @@ func (s *scratch) release() {
 // forget drops the values of a typeIndex.
 func (s *scratch) forget() {
 	for _, p := range s.found {
-		s.values[p] = memberValue{}
+		s.values[p] = notFound
 	}
-	s.found, s.keys = s.found[:0], s.keys[:0]
+	s.found = s.found[:0]
 }
 
 // read takes from the event the values of the members that equalities of the type name.
 func (s *scratch) read(x *typeIndex) error {
 	s.forget()
-	if missing := len(x.places) - len(s.values); missing > 0 {
-		s.values = append(s.values, make([]memberValue, missing)...)
+	for len(s.values) < len(x.places) {
+		s.values = append(s.values, notFound)
 	}
 	payload := x.root.next["payload"]
-	if payload != nil && payload.place >= 0 {
-		payload = nil // the payload itself is named, so it is read with the rest of the envelope
-	}
 	if payload != nil {
+		// The payload itself equals nothing that an equality may name: it is an object, and filters name what is in it.
 		for _, m := range s.event.Payload {
 			if next := payload.next[string(m.Name)]; next != nil {
 				if err := s.take(x, next, m.Value); err != nil {
@@ -102,13 +107,13 @@ func (s *scratch) note(x *typeIndex, m *member, value []byte) error {
 	if m.place < 0 {
 		return nil
 	}
-	start := len(s.keys)
+	p := &x.places[m.place]
 	var err error
-	if s.keys, err = appendKey(s.keys, value, x.places[m.place].lists); err != nil {
+	if s.key, err = appendKey(s.key[:0], value, p.lists); err != nil {
 		return err
 	}
-	if end := len(s.keys); end > start {
-		s.values[m.place] = memberValue{s.keys[start:end:end], value}
+	if w, ok := p.keys[string(s.key)]; ok {
+		s.values[m.place] = memberValue{w, value}
 		s.found = append(s.found, m.place)
 	}
 	return nil
@@ -117,7 +122,7 @@ func (s *scratch) note(x *typeIndex, m *member, value []byte) error {
 // walk takes the members of an object that are named in the tree below m, except those of one that has been taken.
 func (s *scratch) walk(x *typeIndex, m *member, object []byte, taken *member) error {
 	s.input = *bytes.NewBuffer(object)
-	s.decoder.Reset(&s.input)
+	s.decoder.Reset(&s.input, jsontext.AllowDuplicateNames(true)) // the parser has looked for them
 	return s.descend(x, m, object, taken)
 }
 
@@ -173,38 +178,36 @@ func (s *scratch) readName(m *member, data []byte) (*member, error) {
 }
 
 // holds tells whether all tests hold.
-func (s *scratch) holds(tests []test) (bool, error) {
-	for _, q := range tests {
-		v := s.values[q.place]
-		if v.key == nil || string(v.key) != q.key {
-			return false, nil
-		}
-		if holds, err := q.holds(v.value); err != nil || !holds {
-			return false, err
+func (s *scratch) holds(tests []test) bool {
+	for i := range tests {
+		q := &tests[i]
+		v := &s.values[q.place]
+		if v.key != q.key || (q.number != nil && !q.number.holds(v.value)) {
+			return false
 		}
 	}
-	return true, nil
+	return true
 }
 
 // meet adds a definition whose equalities all hold, unless something else of it does not.
-func (s *scratch) meet(e *entry) {
-	if e.EnabledSince.After(s.latest) {
+func (s *scratch) meet(c *candidate) {
+	if latest := s.latest.UnixMicro(); c.since > latest || (c.since == latest && c.entry.EnabledSince.After(s.latest)) {
 		return
 	}
 	if len(s.hidden) > 0 {
-		if _, hidden := s.hidden[e.ID]; hidden {
+		if _, hidden := s.hidden[c.entry.ID]; hidden {
 			return
 		}
 	}
 	var err error
-	if e.condition != nil {
+	if c.conditional {
 		if s.decoded == nil {
 			s.decoded = condition.NewEvent(s.event.Raw)
 		}
 		var holds bool
-		if holds, err = e.condition.eval(s.decoded); err == nil && !holds {
+		if holds, err = c.entry.condition.eval(s.decoded); err == nil && !holds {
 			return
 		}
 	}
-	s.met = append(s.met, Met{Routable: &e.Routable, Err: err})
+	s.met = append(s.met, Met{Routable: &c.entry.Routable, Err: err})
 }

@@ -2,7 +2,7 @@
 //
 // An event meets a definition when all of these hold:
 //
-//   - Its type is the definition's, or meets its wildcards (see [MatchType]).
+//   - Its type is the definition's, or meets its wildcards (see [TypeMeets]).
 //   - It was published when the definition was enabled, or later, give or take [Skew].
 //   - Each place of the payload that the filters name holds the value given there, by JSON equality (see [Canonical]). An
 //     absent member equals nothing, not even null.
@@ -18,6 +18,7 @@ package match
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/activity-core/activity-core/internal/definition"
@@ -117,5 +118,5 @@ func (t *Table) Match(e *definition.Event, publishedAt time.Time) ([]Met, error)
 	if err := t.recent.match(s); err != nil {
 		return nil, err
 	}
-	return s.met, nil
+	return slices.Clone(s.met), nil
 }

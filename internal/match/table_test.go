@@ -139,6 +139,23 @@ func TestMatchEnabledSince(t *testing.T) {
 	}
 }
 
+// TestMatchEnabledSinceExactly: no moment is rounded.
+func TestMatchEnabledSinceExactly(t *testing.T) {
+	t.Parallel()
+	r := routable("d", "a", `{}`)
+	r.EnabledSince = noon.Add(500)
+	table := apply(t, &Table{}, r)
+	for _, c := range []struct {
+		publishedAt time.Time
+		want        string
+	}{{noon.Add(500 - Skew), "d"}, {noon.Add(499 - Skew), ""}, {noon.Add(501 - Skew), "d"}} {
+		met, err := table.Match(event(t, "a", `{}`), c.publishedAt)
+		if got := ids(met); err != nil || got != c.want {
+			t.Errorf("an event of %v meets %q (%v), want %q", c.publishedAt, got, err, c.want)
+		}
+	}
+}
+
 func TestApply(t *testing.T) {
 	t.Parallel()
 	a, b := event(t, "a", `{"x":1}`), event(t, "b", `{"x":1}`)
@@ -169,13 +186,129 @@ func TestApplyBadFilter(t *testing.T) {
 	t.Parallel()
 	bad := definition.Routable{ID: "7", Name: "broken", EventType: "a", Live: true, EnabledSince: noon,
 		Filters: map[string]json.RawMessage{"x": json.RawMessage(`{"a":1,"a":2}`)}}
-	table, err := (&Table{}).Apply([]definition.Routable{bad, routable("1", "a", `{}`)})
+	syntax := routable("8", "a", `{}`)
+	syntax.Condition = "event.payload.a ="
+	pattern := routable("9", "a.>.b", `{}`)
+	table, err := (&Table{}).Apply([]definition.Routable{bad, routable("1", "a", `{}`), syntax, pattern})
+	for _, want := range []string{"definition 8 () revision 0 cannot be matched: condition: line 1, column ", "definition 9 () revision 0 cannot be matched: event_type may have >"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error = %v, want %s", err, want)
+		}
+	}
 	if err == nil || !strings.Contains(err.Error(), `definition 7 (broken) revision 0 cannot be matched: filter "x"`) {
 		t.Errorf("error = %v", err)
 	}
 	if got := matched(t, table, event(t, "a", `{}`)); got != "1" {
 		t.Errorf("the others match %q, want 1", got)
 	}
+}
+
+// TestApplyManyChanges changes a table of which base and recent changes are both large, one definition at a time.
+func TestApplyManyChanges(t *testing.T) {
+	t.Parallel()
+	const n = 2000
+	filters := func(version int) string { return fmt.Sprintf(`{"v":%d}`, version) }
+	var changes []definition.Routable
+	for i := range n {
+		changes = append(changes, routable(fmt.Sprint(i), "a", filters(0)))
+	}
+	old := apply(t, &Table{}, changes...)
+	table := old
+	folded := 0
+	for i := range n {
+		change := routable(fmt.Sprint(i), "a", filters(1))
+		change.Live = i%10 > 0 // each tenth is dropped
+		before := table.base
+		if table = apply(t, table, change); table.base != before {
+			folded++
+		}
+	}
+	for version, want := range map[*Table][2]int{old: {n, 0}, table: {0, n - n/10}} {
+		for v := range want {
+			met, err := version.Match(event(t, "a", filters(v)), noon)
+			if err != nil || len(met) != want[v] {
+				t.Errorf("%d definitions of version %d (%v), want %d", len(met), v, err, want[v])
+			}
+		}
+	}
+	if table.Len() != n-n/10 {
+		t.Errorf("%d definitions, want %d", table.Len(), n-n/10)
+	}
+	// Few changes must not cost what all definitions cost, nor may they pile up.
+	if folded < n/foldLeast/4 || folded > n/foldLeast*2 {
+		t.Errorf("the changes were folded in %d times", folded)
+	}
+}
+
+// TestMatchWithoutGarbage: an event that meets nothing costs no memory. AllocsPerRun wants no other test beside it, and the
+// race detector no pool.
+func TestMatchWithoutGarbage(t *testing.T) {
+	var changes []definition.Routable
+	for i := range 1000 {
+		changes = append(changes, routable(fmt.Sprint(i), "a.b", fmt.Sprintf(`{"id":%d,"o.x":"y"}`, i)), routable(fmt.Sprint("w", i), "a.*", `{"n":"z"}`))
+	}
+	table := apply(t, &Table{}, changes...)
+	e := event(t, "a.b", `{"id":5,"o":{"x":"z"},"n":1.5,"text":"pro"}`)
+	s := new(scratch)
+	s.begin(e, noon)
+	allocs := testing.AllocsPerRun(1000, func() {
+		if err := table.base.match(s); err != nil || len(s.met) > 0 {
+			t.Fatal(s.met, err)
+		}
+	})
+	if allocs >= 1 {
+		t.Errorf("%v allocations an event", allocs)
+	}
+}
+
+// TestMatchCostlyCondition: the equalities decide before a condition may cost anything.
+func TestMatchCostlyCondition(t *testing.T) {
+	t.Parallel()
+	r := routable("d", "a", `{}`)
+	r.Condition = `event.payload.l.all(x, x >= 0 && x >= 0 && x >= 0) && event.payload.tier == "pro"`
+	table := apply(t, &Table{}, r)
+	list := `[` + strings.Repeat("1,", 400_000) + `1]`
+	if got := matched(t, table, event(t, "a", `{"tier":"free","l":`+list+`}`)); got != "" {
+		t.Errorf("meets %q, want nothing", got)
+	}
+	met, err := table.Match(event(t, "a", `{"tier":"pro","l":`+list+`}`), noon)
+	if err != nil || len(met) != 1 || met[0].Err == nil || met[0].Err.Error() != "the evaluation costs more than is allowed for one event" {
+		t.Errorf("%+v, %v", met, err)
+	}
+}
+
+// FuzzMatch holds index and explanation together for any filters, condition and payload.
+func FuzzMatch(f *testing.F) {
+	for _, seed := range [][3]string{
+		{`{"a.b":1}`, `event.payload.c == "x"`, `{"a":{"b":1.0},"c":"x"}`}, {`{"a":{"b":[]}}`, ``, `{"a":{"b":[ ]}}`}, {`{"a":{}}`, `event.type == "t.u"`, `{"a":{ }}`},
+		{`{"\u0061":9007199254740993}`, `event.payload.a == 9007199254740992.0`, `{"a":9007199254740993}`}, {`{}`, `event.payload.a`, `{"a":null}`},
+		{`{"a":-0}`, `event.payload["a"] == -0.0 && has(event.payload.b)`, `{"\u0061":0e5}`},
+	} {
+		f.Add(seed[0], seed[1], seed[2])
+	}
+	f.Fuzz(func(t *testing.T, filters, condition, payload string) {
+		e, fault := definition.ParseEnvelope(fmt.Appendf(nil, `{"event_id":"1","type":"t.u","payload":%s}`, payload), "p.t.u", "p")
+		if fault != nil || len(payload) > 10_000 {
+			return
+		}
+		r := definition.Routable{ID: "d", EventType: "t.*", Condition: condition, Live: true, EnabledSince: noon}
+		if json.Unmarshal([]byte(filters), &r.Filters) != nil {
+			return
+		}
+		table, applyErr := (&Table{}).Apply([]definition.Routable{r})
+		met, err := table.Match(&e, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := Explain(r, &e, noon)
+		matches, untold := len(met) == 1 && met[0].Err == nil, len(met) == 1 && met[0].Err != nil
+		if x.Matches != matches || (x.Err != "") != (untold || applyErr != nil) {
+			t.Fatalf("%s, %s and %s: %+v, but explained as %+v", filters, condition, payload, met, x)
+		}
+		if sum, err := Digest(&e); err != nil || len(sum) != DigestBytes {
+			t.Fatalf("%s: digest %x, %v", payload, sum, err)
+		}
+	})
 }
 
 func BenchmarkMatch(b *testing.B) {
