@@ -32,7 +32,7 @@ func (s *Store) AcceptDeadLetters(ctx context.Context, letters []definition.Dead
 			    reason = excluded.reason, detail = excluded.detail
 			WHERE dead_letters.status = 'retrying'`,
 			definition.NewID(), l.Stream, int64(l.StreamSeq), bound(l.Subject), header, bound(l.EventID), l.Reason, bound(l.Detail),
-			l.Data[:min(len(l.Data), definition.MaxDeadLetterData)], l.DataSize, l.Deliveries, l.PublishedAt)
+			append([]byte{}, l.Data[:min(len(l.Data), definition.MaxDeadLetterData)]...), l.DataSize, l.Deliveries, l.PublishedAt)
 	}
 	return translate("store dead letters", retried(func() error { return s.pool.SendBatch(ctx, batch).Close() }))
 }

@@ -104,7 +104,7 @@ func (s *Store) RemoveUnmatched(ctx context.Context, age time.Duration) (int, er
 // SetUnmatchedRecording notes whether events that match nothing are recorded from now on, for those who look for one.
 func (s *Store) SetUnmatchedRecording(ctx context.Context, on bool) error {
 	_, err := s.pool.Exec(ctx, `
-		UPDATE installation SET unmatched_since = CASE WHEN $1 THEN COALESCE(unmatched_since, now()) END
+		UPDATE installation SET unmatched_since = CASE WHEN $1 THEN now() END
 		WHERE (unmatched_since IS NOT NULL) <> $1`, on)
 	return translate("note whether unmatched events are recorded", err)
 }
@@ -126,7 +126,7 @@ func (s *Store) GetEvent(ctx context.Context, eventID string) (definition.EventH
 		return h, translate(attempt, err)
 	}
 	err = s.pool.QueryRow(ctx, `
-		SELECT unmatched_since, (SELECT count(*) FROM runs WHERE event_id = $1) FROM installation`, eventID).
+		SELECT unmatched_since, (SELECT count(*) FROM runs WHERE event_id = $1 AND event_id <> '') FROM installation`, eventID).
 		Scan(&h.UnmatchedSince, &h.RunsTotal)
 	if err != nil {
 		return h, translate(attempt, err)

@@ -210,20 +210,17 @@ func (s *Store) AcceptReplayed(ctx context.Context, r *definition.ClaimedReplay,
 		if starts, err = collectAccepted(rows); err != nil {
 			return err
 		}
-		ids, rerunOf := make([]string, len(starts)), make([]*string, len(starts))
-		byKey := make(map[string]string, len(wanted))
-		for _, w := range wanted {
-			byKey[w.DefinitionID+" "+w.Key] = w.RerunOf
+		n := len(wanted)
+		definitions, keys, rerunOf := make([]string, n), make([]string, n), make([]string, n)
+		for i, w := range wanted {
+			definitions[i], keys[i], rerunOf[i] = w.DefinitionID, w.Key, w.RerunOf
 		}
-		for i, st := range starts {
-			ids[i] = st.RunID
-			if of := byKey[st.DefinitionID+" "+st.Key]; of != "" {
-				rerunOf[i] = &of
-			}
-		}
+		// Those that were not judged are among the new rows, and not among the starts. What others made has its replay already.
 		_, err = tx.Exec(ctx, `
-			UPDATE runs SET replay_id = $1, rerun_of = n.rerun_of FROM unnest($2::uuid[], $3::uuid[]) AS n (id, rerun_of)
-			WHERE runs.id = n.id`, r.ID, ids, rerunOf)
+			UPDATE runs SET replay_id = $1, rerun_of = NULLIF(n.rerun_of, '')::uuid
+			FROM unnest($2::uuid[], $3::text[], $4::text[]) AS n (definition_id, key, rerun_of)
+			WHERE runs.definition_id = n.definition_id AND runs.occurrence_key = n.key AND runs.kind = 'replay'
+			      AND runs.replay_id IS NULL`, r.ID, definitions, keys, rerunOf)
 		if err != nil {
 			return err
 		}

@@ -28,6 +28,7 @@ func (r *Router) retryLetters(ctx context.Context) error {
 	for i := range letters {
 		it := &b.items[i]
 		it.Delivery, it.reject = r.whole(ctx, &letters[i])
+		it.eventID = letters[i].EventID // of one that cannot be read whole
 		items[i] = it
 	}
 	r.hold(b)

@@ -34,6 +34,8 @@ type stand struct {
 	names    config.Names
 	js       jetstream.JetStream
 	ackWait  time.Duration
+	// unmatched: routers record events that match nothing.
+	unmatched bool
 }
 
 func newStand(t *testing.T) *stand {
@@ -59,6 +61,11 @@ func (s *stand) bus(t *testing.T) *eventbus.Bus {
 // start starts one router, and returns a function that stops it and waits.
 func (s *stand) start(t *testing.T) (stop func()) {
 	t.Helper()
+	return s.startWith(t, prometheus.NewRegistry())
+}
+
+func (s *stand) startWith(t *testing.T, registry *prometheus.Registry) (stop func()) {
+	t.Helper()
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	runs, err := ledger.New(ledger.Options{Store: s.store, Temporal: s.temporal, TaskQueue: s.names.OrchestratorTaskQueue, Log: log,
 		Registerer: prometheus.NewRegistry()})
@@ -66,7 +73,7 @@ func (s *stand) start(t *testing.T) (stop func()) {
 		t.Fatal(err)
 	}
 	r, err := router.New(router.Options{Source: s.bus(t), Store: s.store, Ledger: runs, SubjectPrefix: s.names.SubjectPrefix, Log: log,
-		Registerer: prometheus.NewRegistry()})
+		RecordUnmatched: s.unmatched, Registerer: registry})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,4 +334,148 @@ func TestRestartsUnderLoad(t *testing.T) {
 	if got[0] != "1000 rows of 1000 events" {
 		t.Errorf("%s", got[0])
 	}
+}
+
+// TestEventIDReused: an id names the event that came first with it, whichever router gets the others, and in whichever batch.
+func TestEventIDReused(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	s.define(t, "one", "user.created", `{"met":true}`)
+	s.define(t, "two", "user.*", `{"met":true}`)
+	event := func(id, eventType, source, payload string) {
+		t.Helper()
+		s.publish(t, eventType, fmt.Sprintf(`{"event_id":%q,"type":%q,"source":%q,"payload":%s}`, id, eventType, source, payload))
+	}
+	// One batch, for no router runs yet. The order of members, and how a number is written, make no other event.
+	if err := s.bus(t).Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	event("a", "user.created", "shop", `{"met":true,"n":1}`)
+	event("a", "user.created", "shop", `{"n":1.0,"met":true}`)
+	event("a", "user.created", "shop", `{"met":true,"n":2}`) // 3
+	event("b", "user.created", "shop", `{"met":true}`)
+	event("a", "user.created", "pub", `{"met":true,"n":1}`)  // 5
+	event("a", "user.deleted", "shop", `{"met":true,"n":1}`) // 6
+	event("a", "user.created", "shop", `{"met":true,"n":1e0}`)
+	stop := s.start(t)
+	s.settled(t)
+	// Another batch, and other routers.
+	event("b", "user.created", "shop", `{"met":true,"x":1}`) // 8
+	event("b", "user.created", "shop", `{"met":true}`)
+	s.settled(t)
+	stop()
+	// What is recorded decides also where it is not the first of its batch.
+	event("b", "user.created", "shop", `{"met":true,"x":2}`) // 10
+	event("b", "user.created", "shop", `{"met":true}`)
+	event("b", "user.created", "shop", `{"met":true,"x":2}`) // 12
+	s.start(t)
+	s.start(t)
+	s.settled(t)
+	got := s.column(t, `SELECT concat(stream_seq, ' ', event_id, ' ', reason) FROM dead_letters ORDER BY stream_seq`)
+	var want []string
+	for _, dead := range []string{"3 a", "5 a", "6 a", "8 b", "10 b", "12 b"} {
+		want = append(want, dead+" event_id_reused")
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("dead letters %q\nwant %q", got, want)
+	}
+	runs := s.column(t, `SELECT event_id || ' ' || definition_name || ' ' || convert_from(input, 'UTF8') FROM runs ORDER BY event_id, definition_name`)
+	a, b := `{"event_id":"a","type":"user.created","source":"shop","payload":{"met":true,"n":1}}`,
+		`{"event_id":"b","type":"user.created","source":"shop","payload":{"met":true}}`
+	if want := []string{"a one " + a, "a two " + a, "b one " + b, "b two " + b}; !slices.Equal(runs, want) {
+		t.Errorf("runs %q\nwant %q", runs, want)
+	}
+}
+
+// TestEventIDReusedBetweenRouters: two routers with different events of the same ids at the same time. Each id has the runs of one
+// event, and the other one is a dead letter.
+func TestEventIDReusedBetweenRouters(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	s.define(t, "one", "race", `{}`)
+	s.start(t)
+	s.start(t)
+	const n = 300
+	for i := range 2 * n {
+		data := fmt.Appendf(nil, `{"event_id":"%d","type":"race","payload":{"n":%d}}`, i%n, i/n)
+		if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".race", data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-s.js.PublishAsyncComplete()
+	s.settled(t)
+	got := s.column(t, `
+		SELECT concat((SELECT count(*) FROM runs), ' runs, ', count(*), ' dead letters of ', count(DISTINCT l.event_id), ' ids, ',
+		              count(*) FILTER (WHERE convert_from(r.input, 'UTF8') <> convert_from(l.data, 'UTF8')), ' of other events')
+		FROM dead_letters l JOIN runs r ON r.event_id = l.event_id WHERE l.reason = 'event_id_reused'`)
+	if want := "300 runs, 300 dead letters of 300 ids, 300 of other events"; got[0] != want {
+		t.Errorf("%s, want %s", got[0], want)
+	}
+}
+
+// TestRecordUnmatched: what matches nothing is found again where that is wanted, and its id is taken.
+func TestRecordUnmatched(t *testing.T) {
+	t.Parallel()
+	for _, on := range []bool{false, true} {
+		s := newStand(t)
+		s.unmatched = on
+		s.start(t)
+		s.publish(t, "nobody", `{"event_id":"e","type":"nobody","source":"shop"}`)
+		s.settled(t)
+		s.publish(t, "nobody", `{"event_id":"e","type":"nobody","source":"another"}`)
+		s.settled(t)
+		h, err := s.store.GetEvent(t.Context(), "e")
+		if err != nil || (h.UnmatchedSince != nil) != on || (h.Record != nil) != on || (len(h.DeadLetters) == 1) != on {
+			t.Errorf("recording %v: %+v, %v", on, h, err)
+			continue
+		}
+		if on && (h.Record.Matches != 0 || h.Record.Source != "shop" || h.Record.StreamSeq != 1 || h.DeadLetters[0].StreamSeq != 2) {
+			t.Errorf("record %+v, dead letter %+v", h.Record, h.DeadLetters[0])
+		}
+	}
+}
+
+// TestSuspectsFromTheStream: messages that were delivered three times are routed, and nothing is kept of the attempts; one that
+// had its attempts is given up.
+func TestSuspectsFromTheStream(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	s.ackWait = time.Second
+	s.define(t, "one", "user.created", `{}`)
+	bus := s.bus(t)
+	if err := bus.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		s.publish(t, "user.created", fmt.Sprintf(`{"event_id":"%d","type":"user.created"}`, i+1))
+	}
+	// A router that takes them and dies, again and again.
+	taken := map[uint64]definition.Delivery{}
+	testenv.Eventually(t, 30*time.Second, "each is delivered twice", func(context.Context) (bool, error) {
+		got, err := bus.Fetch()
+		for _, d := range got {
+			if d.Deliveries >= 2 {
+				taken[d.StreamSeq] = d
+			}
+		}
+		return len(taken) == 3, err
+	})
+	for range 3 {
+		poison := taken[2]
+		if _, err := s.store.AddAttempt(t.Context(), &poison); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.start(t)
+	s.settled(t)
+	if got := s.column(t, `SELECT event_id FROM runs ORDER BY event_id`); !slices.Equal(got, []string{"1", "3"}) {
+		t.Errorf("runs of %v, want 1 and 3", got)
+	}
+	if got := s.column(t, `SELECT stream_seq || ' ' || reason FROM dead_letters`); !slices.Equal(got, []string{"2 crash_loop"}) {
+		t.Errorf("dead letters %v, want the second", got)
+	}
+	// Forgotten a moment after it is settled.
+	testenv.Eventually(t, 10*time.Second, "the attempts are forgotten", func(context.Context) (bool, error) {
+		return len(s.column(t, `SELECT stream_seq::text FROM delivery_attempts`)) == 0, nil
+	})
 }

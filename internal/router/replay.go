@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -54,13 +55,24 @@ func (r *Router) replay(ctx context.Context, c *definition.ClaimedReplay) {
 	case errors.Is(err, definition.ErrLeaseLost):
 		log.Info("replay was canceled, or is another router's")
 	case ctx.Err() != nil: // shutting down; another router goes on
+	case errors.Is(err, definition.ErrNotStorable):
+		log.Warn("replay failed for good", "error", err)
+		c.Status, c.Error = definition.ReplayFailed, err.Error()
+		r.note(ctx, log, c)
 	default:
 		log.Warn("replay failed, trying again later", "error", err)
 		c.Error = err.Error()
-		if err := r.o.Store.UpdateReplay(ctx, *c); err != nil && !errors.Is(err, definition.ErrLeaseLost) {
-			log.Warn("the failure of a replay could not be noted", "error", err)
-		}
+		r.note(ctx, log, c)
 		pause(ctx, replayPause)
+	}
+}
+
+// note writes a failure, where that is possible: otherwise it happens again, and is written then.
+func (r *Router) note(ctx context.Context, log *slog.Logger, c *definition.ClaimedReplay) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := r.o.Store.UpdateReplay(ctx, *c); err != nil && !errors.Is(err, definition.ErrLeaseLost) {
+		log.Warn("the failure of a replay could not be noted", "error", err)
 	}
 }
 
@@ -176,5 +188,5 @@ func (r *Router) replayed(c *definition.ClaimedReplay, table *match.Table, deliv
 }
 
 func wantedType(patterns []string, eventType string) bool {
-	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool { return match.MatchType(p, eventType) })
+	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool { return match.TypeMeets(p, eventType) })
 }

@@ -223,8 +223,11 @@ func (r *Router) add(ctx context.Context, s *rows, it *item, verdict *decision) 
 		return nil
 	}
 	if !s.event(it, known) {
-		it.reject = reused(it.eventID)
-		return nil
+		// Which of them the id names may be settled already: storage knows, once the first of them is there.
+		if err := r.commit(ctx, s); err != nil {
+			return err
+		}
+		s.event(it, known)
 	}
 	for _, met := range verdict.met {
 		if s.full() {

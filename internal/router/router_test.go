@@ -37,6 +37,8 @@ type fakes struct {
 
 	attempts  map[uint64]int // at suspects, before
 	attempted []uint64
+	forgotten []uint64
+	state     definition.StreamState
 
 	mu       sync.Mutex
 	opens    int
@@ -80,7 +82,9 @@ func (f *fakes) Fetch() ([]definition.Delivery, error) {
 
 func (f *fakes) AckWait() time.Duration { return f.ackWait }
 func (f *fakes) Look(context.Context) (definition.StreamState, error) {
-	return definition.StreamState{}, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state, nil
 }
 func (f *fakes) SeqAt(context.Context, time.Time) (uint64, error) { return 1, nil }
 func (f *fakes) Read(context.Context, uint64, uint64) ([]definition.Delivery, error) {
@@ -95,7 +99,14 @@ func (f *fakes) RemoveUnmatched(context.Context, time.Duration) (int, error) { r
 func (f *fakes) RoutingAsked(context.Context) (letters, replays bool, e error) {
 	return false, false, nil
 }
-func (f *fakes) ForgetAttempts(context.Context, []definition.Delivery) error { return nil }
+func (f *fakes) ForgetAttempts(_ context.Context, messages []definition.Delivery) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range messages {
+		f.forgotten = append(f.forgotten, m.StreamSeq)
+	}
+	return nil
+}
 
 func (f *fakes) CountAttempts(_ context.Context, messages []definition.Delivery) ([]int, error) {
 	counts := make([]int, len(messages))
@@ -106,6 +117,8 @@ func (f *fakes) CountAttempts(_ context.Context, messages []definition.Delivery)
 }
 
 func (f *fakes) AddAttempt(_ context.Context, d *definition.Delivery) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.attempted = append(f.attempted, d.StreamSeq)
 	return f.attempts[d.StreamSeq] + 1, nil
 }
@@ -547,6 +560,14 @@ func TestFreshness(t *testing.T) {
 	step("one deleted", `["12:12:"]`, "old", func() { f.changed, f.full = []definition.Routable{{ID: "new"}}, f.full[:1] })
 	step("after a failure everything is loaded", `[""]`, "other", func() { fail, f.full = true, []definition.Routable{routable("other")} })
 	step("transaction ids that went back: the same", `["12:12:" ""]`, "third", func() { f.current, f.full = "9:9:", []definition.Routable{routable("third")} })
+	step("another server", `["9:9:" ""]`, "fourth", func() { f.current, f.full = "10:10:@1/1", []definition.Routable{routable("fourth")} })
+	step("the same one", `["10:10:@1/1"]`, "fourth", func() { f.current, f.full = "10:10:@1/1", nil })
+	step("another one, with more transactions", `["10:10:@1/1" ""]`, "fifth", func() {
+		f.current, f.full = "11:11:@2/1", []definition.Routable{routable("fifth")}
+	})
+	step("the same one on another timeline", `["11:11:@2/1" ""]`, "sixth", func() {
+		f.current, f.full = "12:12:@2/2", []definition.Routable{routable("sixth")}
+	})
 }
 
 // TestManyMatches: one event that meets more definitions than fit into a statement.
@@ -637,9 +658,77 @@ func TestWentBack(t *testing.T) {
 		{"999:1000:", "9:10:9", true},
 		{"", "9:10:", true},
 		{"9:10:", "nonsense", true},
+		{"10:20:@1/1", "10:20:@1/1", false},
+		{"10:20:11@1/1", "15:21:@1/1", false},
+		{"10:20:@1/1", "10:19:@1/1", true},
+		{"10:20:@1/1", "11:21:@2/1", true},
+		{"10:20:@1/1", "11:21:@1/2", true},
+		{"10:20:", "11:21:@1/1", true},
 	} {
 		if got := wentBack(c.earlier, c.later); got != c.want {
 			t.Errorf("%q then %q: %v", c.earlier, c.later, got)
+		}
+	}
+}
+
+// replaying is storage with one replay.
+type replaying struct {
+	*fakes
+	fails   func() error // at a step
+	updates *[]string
+}
+
+func (s replaying) ReplayDefinitions(context.Context, []string) ([]definition.Routable, error) {
+	return nil, nil
+}
+
+func (s replaying) UpdateReplay(_ context.Context, c definition.ClaimedReplay) error {
+	*s.updates = append(*s.updates, fmt.Sprintf("%s %d %s", c.Status, c.NextStreamSeq, c.Error))
+	return nil
+}
+
+func (s replaying) AcceptReplayed(_ context.Context, c *definition.ClaimedReplay, _ []definition.EventRecord, _ []definition.Occurrence) (
+	[]definition.Start, error) {
+	if err := s.fails(); err != nil {
+		return nil, err
+	}
+	*s.updates = append(*s.updates, fmt.Sprintf("step to %d", c.NextStreamSeq))
+	return nil, nil
+}
+
+// TestReplayFails: what may be over later is noted, and leaves the replay at its step; what is refused for good ends it; and what
+// is another's by now is left alone.
+func TestReplayFails(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{nil, "step to 257, step to 513, step to 601, completed 601 "},
+		{definition.ErrUnavailable, "step to 257, running 257 " + definition.ErrUnavailable.Error()},
+		{fmt.Errorf("replay events: %w", definition.ErrNotStorable), "step to 257, failed 257 replay events: " + definition.ErrNotStorable.Error()},
+		{definition.ErrLeaseLost, "step to 257"},
+	} {
+		f := newFakes()
+		var updates []string
+		steps := 0
+		s := replaying{fakes: f, updates: &updates, fails: func() error {
+			if steps++; steps == 2 {
+				return c.err
+			}
+			return nil
+		}}
+		r, err := New(Options{Source: f, Store: s, Ledger: f, SubjectPrefix: "p", Log: slog.New(slog.DiscardHandler),
+			Registerer: prometheus.NewRegistry()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		r.replay(ctx, &definition.ClaimedReplay{Replay: definition.Replay{Status: definition.ReplayRunning, NextStreamSeq: 1, Error: "before"},
+			FromStreamSeq: 1, ToStreamSeq: 601})
+		cancel()
+		if got := strings.Join(updates, ", "); got != c.want {
+			t.Errorf("%v: %s, want %s", c.err, got, c.want)
 		}
 	}
 }

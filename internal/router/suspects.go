@@ -55,11 +55,15 @@ func (r *Router) routeSuspects(ctx context.Context, items []*item) error {
 		if err := r.routeItems(ctx, []*item{it}); err != nil {
 			return err
 		}
-	}
-	forgetting, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	if err := r.o.Store.ForgetAttempts(forgetting, messages); err != nil {
-		r.o.Log.Warn("attempts at messages that are done could not be forgotten; nothing comes of it", "error", err)
+		r.forget(ctx, it) // before the next one, at which this router may die
 	}
 	return nil
+}
+
+func (r *Router) forget(ctx context.Context, it *item) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := r.o.Store.ForgetAttempts(ctx, []definition.Delivery{it.Delivery}); err != nil {
+		r.o.Log.Warn("attempts at a message that is done could not be forgotten; nothing comes of it", "error", err)
+	}
 }
