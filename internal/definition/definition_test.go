@@ -91,6 +91,8 @@ func TestParseDocumentRefuses(t *testing.T) {
 			"trigger_config.event_type", "event_type", "lower-case words"},
 		"wildcard in a word": {event(`"event_type": "us*r"`), "trigger_config.event_type", "event_type",
 			`has the word "us*r": a wildcard stands for a whole word`},
+		"filter of null": {event(`"event_type": "a", "filters": {"b": [null], "a": {"note": null}}`), "trigger_config.filters.a.note", "not_null",
+			"must not be null"},
 		"filter given twice": {event(`"event_type": "a", "filters": {"a.b": 1, "a": {"b": 1}}`), "trigger_config.filters.a.b", "given_twice", "is given twice"},
 		"filter with value and members": {event(`"event_type": "a", "filters": {"a": {}, "a.b.c": 1}`), "trigger_config.filters.a",
 			"value_and_members", `the member "a.b.c"`},
@@ -193,7 +195,8 @@ func TestChange(t *testing.T) {
 			}
 		})
 	}
-	for _, body := range []string{`{"name": null}`, `{"trigger_config": {"filters": {"a": 1}}}`, `{"nope": 1}`, `[]`} {
+	for _, body := range []string{`{"trigger_config": {"trigger_type": "event", "event_type": "a", "filters": {"n": null}}}`, `{"name": null}`,
+		`{"trigger_config": {"filters": {"a": 1}}}`, `{"nope": 1}`, `[]`} {
 		if _, err := base.Replace([]byte(body)); err == nil {
 			t.Errorf("put %s was accepted", body)
 		}

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +26,43 @@ func ParseDocument(data []byte) (Document, error) {
 	if err != nil {
 		return Document{}, err
 	}
+	if err := refuseNullFilters(given); err != nil {
+		return Document{}, err
+	}
 	return assemble(mergeObject(object{}, given))
+}
+
+// refuseNullFilters refuses a null among filters, but not in a list. It would be taken for "not given", as everywhere else, and the
+// definition would meet more events than its author meant, without a word. (In a merge patch, null removes.)
+func refuseNullFilters(given object) error {
+	var trigger, filters object
+	if jsonv2.Unmarshal(given["trigger_config"], &trigger) != nil || jsonv2.Unmarshal(trigger["filters"], &filters) != nil {
+		return nil // decoding it into its type tells the fault
+	}
+	if path := nullWithin(filters); path != "" {
+		return Invalid("trigger_config.filters."+path, "not_null", "must not be null: leave it out, or ask for it by a condition, "+
+			"as in event.payload.note == null")
+	}
+	return nil
+}
+
+// nullWithin returns the path of a member that is null, "" when there is none.
+func nullWithin(o object) string {
+	for _, name := range slices.Sorted(maps.Keys(o)) {
+		var deeper object
+		switch value := o[name]; value.Kind() {
+		case 'n':
+			return clip(name, 60)
+		case '{':
+			if jsonv2.Unmarshal(value, &deeper) != nil {
+				continue
+			}
+			if path := nullWithin(deeper); path != "" {
+				return clip(name, 60) + "." + path
+			}
+		}
+	}
+	return ""
 }
 
 // Replace returns the document with every top-level field that data gives put in the place of the old one; null resets
@@ -55,6 +93,11 @@ func (d Document) change(data []byte, deep bool) (Document, error) {
 	// The reason of a pause ends with the pause.
 	if _, told := given["pause_reason"]; !told && given["enabled"].Kind() == 't' {
 		delete(current, "pause_reason")
+	}
+	if !deep {
+		if err := refuseNullFilters(given); err != nil {
+			return Document{}, err
+		}
 	}
 	if deep {
 		if changesType(current, given) {
