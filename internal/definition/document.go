@@ -94,16 +94,14 @@ func (d Document) change(data []byte, deep bool) (Document, error) {
 	if _, told := given["pause_reason"]; !told && given["enabled"].Kind() == 't' {
 		delete(current, "pause_reason")
 	}
-	if !deep {
-		if err := refuseNullFilters(given); err != nil {
-			return Document{}, err
-		}
-	}
 	if deep {
 		if changesType(current, given) {
 			delete(current, "trigger_config")
 		}
 		return assemble(mergeObject(current, given))
+	}
+	if err := refuseNullFilters(given); err != nil {
+		return Document{}, err
 	}
 	for name, value := range given {
 		if isNull(value) {

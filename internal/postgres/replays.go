@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -285,9 +284,6 @@ func wantedReplays(ctx context.Context, db querier, occurrences []definition.Occ
 		wanted = append(wanted, o)
 	}
 	counts.Matched += int64(n)
-	slices.SortFunc(wanted, func(a, b definition.Occurrence) int {
-		return cmp.Or(cmp.Compare(a.DefinitionID, b.DefinitionID), cmp.Compare(a.Key, b.Key))
-	})
 	return wanted, nil
 }
 
