@@ -16,6 +16,18 @@ const (
 	MaxTimeout       = 30 * 24 * time.Hour
 	MaxConcurrency   = 10_000
 	DefaultTaskLimit = 5 * time.Minute
+	// MaxItems is the most items of a for_each, DefaultParallel how many are done at a time, MaxParallel the most; MaxUserParallel is
+	// the most for tasks of the user's own workers, whose results travel through Temporal.
+	MaxItems        = 1000
+	DefaultParallel = 10
+	MaxParallel     = 100
+	MaxUserParallel = 20
+	// OnFailureLimit bounds all on_failure tasks of a run together.
+	OnFailureLimit = 30 * time.Minute
+	// MaxConcurrencyKey is the most characters of a concurrency key's value.
+	MaxConcurrencyKey = 200
+	// MaxDepth is how many runs may follow from one another by events of their ends.
+	MaxDepth = 10
 )
 
 // Document is a definition as its author writes it. ParseDocument and the Document's own Replace and Merge are the only
@@ -30,8 +42,10 @@ type Document struct {
 	// PauseReason is why it is disabled, for people; empty while it is enabled.
 	PauseReason string  `json:"pause_reason,omitempty"`
 	Trigger     Trigger `json:"trigger_config"`
-	// Tasks run in the order of the list; the first that fails for good ends the run. None is legal.
+	// Tasks run in parallel, each once the tasks that it needs are settled; one that fails for good fails the run. None is legal.
 	Tasks []Task `json:"tasks"`
+	// OnFailure runs after the tasks of a run that failed or timed out.
+	OnFailure []Task `json:"on_failure,omitempty"`
 	// Concurrency bounds the runs of this definition at one time; nil for the default of the trigger type.
 	Concurrency *Concurrency `json:"concurrency,omitempty"`
 	// Timeout bounds a run from its first task to its last; 0 means DefaultTimeout.
@@ -53,7 +67,9 @@ type Definition struct {
 type Concurrency struct {
 	// Limit is the greatest number of runs at once; 0 for no limit.
 	Limit int `json:"limit"`
-	// OnLimit says what becomes of an occurrence that finds the limit reached: OnLimitSkip (the default) or OnLimitQueue.
+	// Key is an expression over the occurrence: the limit holds for each of its values. Empty: for the definition.
+	Key string `json:"key,omitempty"`
+	// OnLimit says what becomes of an occurrence that finds the limit reached: OnLimitSkip (the default), OnLimitQueue or OnLimitReplace.
 	OnLimit string `json:"on_limit,omitempty"`
 }
 
@@ -61,6 +77,8 @@ type Concurrency struct {
 const (
 	OnLimitSkip  = "skip"
 	OnLimitQueue = "queue"
+	// OnLimitReplace cancels the oldest run that runs, and takes its place.
+	OnLimitReplace = "replace"
 )
 
 // Limits returns the concurrency in force: the definition's own, or else one at a time with skipping for cron, and no

@@ -195,6 +195,13 @@ func assemble(o object) (Document, error) {
 	if d.Tasks == nil {
 		d.Tasks = []Task{}
 	}
+	for _, list := range [][]Task{d.Tasks, d.OnFailure} {
+		for i := range list {
+			if list[i].Needs == nil {
+				list[i].Needs = []string{}
+			}
+		}
+	}
 	d.Trigger.defaults()
 	if err := d.Validate(); err != nil {
 		return Document{}, err
@@ -208,6 +215,15 @@ func DecodeStored(data []byte) (Document, error) {
 	d := Document{Enabled: true}
 	if err := jsonv2.Unmarshal(data, &d); err != nil {
 		return Document{}, fmt.Errorf("decode stored definition: %w", err)
+	}
+	// Whoever wrote a task without needs knew tasks that are done one after another.
+	for i := range d.Tasks {
+		if d.Tasks[i].Needs == nil {
+			d.Tasks[i].Needs = []string{}
+			if i > 0 {
+				d.Tasks[i].Needs = []string{d.Tasks[i-1].Name}
+			}
+		}
 	}
 	return d, nil
 }

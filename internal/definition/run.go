@@ -50,25 +50,30 @@ type Reason string
 // The reasons. A run that succeeded has none.
 const (
 	ReasonNone               Reason = ""
-	ReasonConcurrencyLimit   Reason = "concurrency_limit"   // skipped: as many runs as the limit allows were running
-	ReasonMisfireWindow      Reason = "misfire_window"      // missed: the slot was more than 60 s late
-	ReasonCoalesced          Reason = "coalesced"           // skipped: a newer slot stands for this one
-	ReasonNotDue             Reason = "not_due"             // skipped: not a slot of the definition in force at that time
-	ReasonDefinitionGone     Reason = "definition_deleted"  // skipped: deleted before the run began
-	ReasonDefinitionOff      Reason = "definition_disabled" // skipped: disabled before the run began
-	ReasonTaskFailed         Reason = "task_failed"         // failed: a task failed for good
-	ReasonTaskTimedOut       Reason = "task_timed_out"      // failed: a task used up its timeout
-	ReasonRunTimeout         Reason = "run_timeout"         // timed_out: the definition's timeout passed
-	ReasonCancelRequested    Reason = "cancel_requested"    // canceled: its workflow was canceled
-	ReasonConditionError     Reason = "condition_error"     // failed: the trigger's condition could not be evaluated for the event
-	ReasonBackfillCanceled   Reason = "backfill_canceled"   // canceled: its backfill was canceled before it began
-	ReasonTerminated         Reason = "terminated"          // canceled: its workflow was terminated from outside
-	ReasonWorkflowEnded      Reason = "workflow_ended"      // failed: its workflow closed without closing the row
-	ReasonStartRefused       Reason = "start_refused"       // failed: Temporal refused the start for good
-	ReasonStartLost          Reason = "start_lost"          // failed: not started within the namespace's retention
-	ReasonUnknownTaskType    Reason = "unknown_task_type"   // failed: the worker does not know a task's type
-	ReasonInputTooLarge      Reason = "input_too_large"     // failed: an argument for the user's own worker was too large
-	ReasonRevisionUnreadable Reason = "revision_unreadable" // failed: the stored revision cannot be read by this version
+	ReasonConcurrencyLimit   Reason = "concurrency_limit"     // skipped: as many runs as the limit allows were running
+	ReasonMisfireWindow      Reason = "misfire_window"        // missed: the slot was more than 60 s late
+	ReasonCoalesced          Reason = "coalesced"             // skipped: a newer slot stands for this one
+	ReasonNotDue             Reason = "not_due"               // skipped: not a slot of the definition in force at that time
+	ReasonDefinitionGone     Reason = "definition_deleted"    // skipped: deleted before the run began
+	ReasonDefinitionOff      Reason = "definition_disabled"   // skipped: disabled before the run began
+	ReasonTaskFailed         Reason = "task_failed"           // failed: a task failed for good
+	ReasonTaskTimedOut       Reason = "task_timed_out"        // failed: a task used up its timeout
+	ReasonRunTimeout         Reason = "run_timeout"           // timed_out: the definition's timeout passed
+	ReasonCancelRequested    Reason = "cancel_requested"      // canceled: its workflow was canceled
+	ReasonConditionError     Reason = "condition_error"       // failed: the trigger's condition could not be evaluated for the event
+	ReasonBackfillCanceled   Reason = "backfill_canceled"     // canceled: its backfill was canceled before it began
+	ReasonTerminated         Reason = "terminated"            // canceled: its workflow was terminated from outside
+	ReasonWorkflowEnded      Reason = "workflow_ended"        // failed: its workflow closed without closing the row
+	ReasonStartRefused       Reason = "start_refused"         // failed: Temporal refused the start for good
+	ReasonStartLost          Reason = "start_lost"            // failed: not started within the namespace's retention
+	ReasonUnknownTaskType    Reason = "unknown_task_type"     // failed: the worker does not know a task's type
+	ReasonInputTooLarge      Reason = "input_too_large"       // failed: an argument for the user's own worker was too large
+	ReasonReplaced           Reason = "replaced"              // canceled or skipped: a newer run took its place
+	ReasonConcurrencyKey     Reason = "concurrency_key_error" // failed: the concurrency key could not be evaluated
+	ReasonExpression         Reason = "expression_error"      // failed: an expression of a task could not be evaluated
+	ReasonRejected           Reason = "approval_rejected"     // failed: somebody rejected what a task asked approval for
+	ReasonChainTooDeep       Reason = "chain_too_deep"        // skipped: too many runs followed from one another
+	ReasonRevisionUnreadable Reason = "revision_unreadable"   // failed: the stored revision cannot be read by this version
 )
 
 // TriggerKind says what made an occurrence due.
@@ -83,14 +88,18 @@ const (
 	KindBackfill TriggerKind = "backfill"
 	// KindReplay: an event of the past that was asked for by a replay.
 	KindReplay TriggerKind = "replay"
+	// KindRerun: a run that was asked for again.
+	KindRerun TriggerKind = "rerun"
 )
 
 // TriggerKinds lists every kind of occurrence.
-var TriggerKinds = []TriggerKind{KindCron, KindEvent, KindManual, KindBackfill, KindReplay}
+var TriggerKinds = []TriggerKind{KindCron, KindEvent, KindManual, KindBackfill, KindReplay, KindRerun}
 
 // ByHand reports whether a person asked for the run: it runs while the definition is disabled, and waits for a place
 // instead of being skipped.
-func (k TriggerKind) ByHand() bool { return k == KindManual || k == KindBackfill || k == KindReplay }
+func (k TriggerKind) ByHand() bool {
+	return k == KindManual || k == KindBackfill || k == KindReplay || k == KindRerun
+}
 
 // Occurrence is one due moment of one definition, before it is in the ledger.
 type Occurrence struct {
@@ -111,6 +120,14 @@ type Occurrence struct {
 	ConditionError string
 	// RerunOf is the run that this one makes up for, empty for none.
 	RerunOf string
+	// ConcurrencyKey is the value of the definition's concurrency key for this occurrence.
+	ConcurrencyKey string
+	// KeyError is why the concurrency key could not be evaluated, empty when it was: the row then is closed at once, as failed with
+	// ReasonConcurrencyKey.
+	KeyError string
+	// Depth is how many runs led to this one, each by the event of its end; 0 for none. Beyond MaxDepth the row is closed at once, as
+	// skipped with ReasonChainTooDeep.
+	Depth int
 }
 
 // Start is what is needed to start the workflow of an accepted row.
@@ -152,6 +169,8 @@ type Run struct {
 	RerunOf        string     // the run that this one makes up for; empty for none
 	BackfillID     string     // the backfill that made it; empty for none
 	ReplayID       string     // the replay that made it; empty for none
+	ConcurrencyKey string     // the value of the definition's concurrency key; empty for none
+	Depth          int        // how many runs led to this one by events of their ends
 	AcceptedAt     time.Time
 	StartedAt      *time.Time
 	FinishedAt     *time.Time
@@ -170,10 +189,12 @@ const (
 	TaskFailed    TaskStatus = "failed"
 	TaskTimedOut  TaskStatus = "timed_out"
 	TaskCanceled  TaskStatus = "canceled"
+	// TaskSkipped: its condition was false.
+	TaskSkipped TaskStatus = "skipped"
 )
 
 // MaxOutput is the most bytes of a task's output that the ledger keeps. What is longer is cut, and says so.
-const MaxOutput = 64 << 10
+const MaxOutput = 1 << 20
 
 // MaxError is the most bytes of an error text that the ledger keeps.
 const MaxError = 2 << 10

@@ -21,6 +21,13 @@ const (
 	TaskPublish  TaskType = "publish"  // a message on a NATS subject
 	TaskActivity TaskType = "activity" // a Temporal activity of the user's own, on the user's own task queue
 	TaskWorkflow TaskType = "workflow" // a Temporal workflow of the user's own, on the user's own task queue
+	TaskWait     TaskType = "wait"     // a pause, or somebody's approval
+)
+
+// What becomes of a run when a task fails for good.
+const (
+	OnErrorFail     = "fail"     // the run fails (the default)
+	OnErrorContinue = "continue" // the run goes on as if the task were done
 )
 
 // Task is one step of a run.
@@ -28,8 +35,18 @@ type Task struct {
 	// Name is unique within the definition: [a-z0-9][a-z0-9_-]{0,62}.
 	Name string   `json:"name"`
 	Type TaskType `json:"type"`
-	// With holds the fields of the task's type: a LogTask, HTTPTask, PublishTask, ActivityTask or WorkflowTask.
+	// Needs names the tasks of the same list that must be settled first; none for a task that begins at once.
+	Needs []string `json:"needs"`
+	// If is an expression; the task is skipped when it is false.
+	If string `json:"if,omitempty"`
+	// ForEach is an expression that gives a list: the task is done once for each of its items, at most MaxParallel at a time.
+	ForEach     string `json:"for_each,omitempty"`
+	MaxParallel int    `json:"max_parallel,omitzero"`
+	// With holds the fields of the task's type: a LogTask, HTTPTask, PublishTask, ActivityTask, WorkflowTask or WaitTask. Any text
+	// in it may hold expressions, as in "${event.payload.id}".
 	With json.RawMessage `json:"with,omitempty"`
+	// OnError says what becomes of the run when the task fails for good: OnErrorFail (the default) or OnErrorContinue.
+	OnError string `json:"on_error,omitempty"`
 	// Timeout bounds the whole task, all attempts and pauses included; 0 means DefaultTaskLimit.
 	Timeout Duration `json:"timeout,omitzero"`
 	Retry   *Retry   `json:"retry,omitempty"`
@@ -42,6 +59,9 @@ type Retry struct {
 	InitialInterval Duration `json:"initial_interval,omitzero"`
 	MaxInterval     Duration `json:"max_interval,omitzero"`
 	Backoff         float64  `json:"backoff,omitzero"`
+	// NonRetryable lists types of errors that are not tried again: those of Temporal for an activity or a workflow, and
+	// http_<status> for an http task.
+	NonRetryable []string `json:"non_retryable_errors,omitempty"`
 }
 
 // Attempts returns the retry rule in force, with the defaults filled in.
@@ -87,14 +107,25 @@ type HTTPTask struct {
 	Method  string            `json:"method,omitempty"` // default POST
 	URL     string            `json:"url"`
 	Headers map[string]string `json:"headers,omitempty"`
-	// Body is sent as JSON. Absent: the run's context for methods that have a body, nothing for GET, HEAD and DELETE.
-	Body json.RawMessage `json:"body,omitempty"`
+	// Query is added to the query of the URL.
+	Query map[string]string `json:"query,omitempty"`
+	// Body is sent as JSON, and RawBody as it is. Neither: the run's context for methods that have a body, nothing for GET, HEAD
+	// and DELETE.
+	Body    json.RawMessage `json:"body,omitempty"`
+	RawBody *string         `json:"raw_body,omitempty"`
+	// ExpectedStatus lists the statuses that are a success, instead of 200–299.
+	ExpectedStatus []int `json:"expected_status,omitempty"`
+	// Output is what the task's output is made of, with expressions over response (status, headers, body). Absent: an object with
+	// the status, the content type and the body.
+	Output json.RawMessage `json:"output,omitempty"`
 }
 
 // PublishTask publishes one message to JetStream or, where no stream takes the subject, fails.
 type PublishTask struct {
 	Subject string            `json:"subject"`
 	Headers map[string]string `json:"headers,omitempty"`
+	// EventType is the type in the message's CloudEvents headers; absent: the subject.
+	EventType string `json:"event_type,omitempty"`
 	// Payload is sent as JSON. Absent: the run's context.
 	Payload json.RawMessage `json:"payload,omitempty"`
 }
@@ -107,11 +138,41 @@ type ActivityTask struct {
 	Args []json.RawMessage `json:"args,omitempty"`
 }
 
-// WorkflowTask runs a Temporal workflow on a task queue of the user's, as a child of the run, and waits for it.
+// WorkflowTask runs a Temporal workflow on a task queue of the user's, as a child of the run.
 type WorkflowTask struct {
 	Workflow  string            `json:"workflow"`
 	TaskQueue string            `json:"task_queue"`
 	Args      []json.RawMessage `json:"args,omitempty"`
+	// ID is the workflow's id; absent: "<the run's workflow id>:<task name>".
+	ID string `json:"id,omitempty"`
+	// Wait (the default) waits for the workflow and keeps its result; false: the task has succeeded once it is started.
+	Wait *bool `json:"wait,omitempty"`
+	// ParentClose says what becomes of the workflow when the run ends first: one of the ParentClose… constants. The default is
+	// request_cancel, and abandon when the task does not wait.
+	ParentClose string `json:"parent_close,omitempty"`
+}
+
+// What becomes of a task's workflow when the run ends first.
+const (
+	ParentCloseRequestCancel = "request_cancel"
+	ParentCloseTerminate     = "terminate"
+	ParentCloseAbandon       = "abandon"
+)
+
+// WaitTask waits for one of three things, exactly one of which is given.
+type WaitTask struct {
+	// Duration is a Go duration, as in "90s".
+	Duration string `json:"duration,omitempty"`
+	// Until is an RFC 3339 time. One that is past ends the wait at once.
+	Until string `json:"until,omitempty"`
+	// Approval waits until somebody approves or rejects by the API.
+	Approval *Approval `json:"approval,omitempty"`
+}
+
+// Approval is what a person is asked for.
+type Approval struct {
+	// Message says what is to be decided.
+	Message string `json:"message"`
 }
 
 // MaxArg is the most bytes of one argument for a Temporal activity or workflow of the user's.
@@ -133,6 +194,7 @@ var withs = map[TaskType]func(t *Task, path string, f *faults){
 	TaskPublish:  checkWith[PublishTask],
 	TaskActivity: checkWith[ActivityTask],
 	TaskWorkflow: checkWith[WorkflowTask],
+	TaskWait:     checkWith[WaitTask],
 }
 
 func checkWith[T interface{ check(path string, f *faults) }](t *Task, path string, f *faults) {
@@ -199,6 +261,18 @@ func (w WorkflowTask) check(path string, f *faults) {
 	checkTarget(path+".task_queue", w.TaskQueue, f)
 }
 
+func (w WaitTask) check(path string, f *faults) {
+	given := 0
+	for _, is := range []bool{w.Duration != "", w.Until != "", w.Approval != nil} {
+		if is {
+			given++
+		}
+	}
+	if given != 1 {
+		f.add(path, "one_of", "must have exactly one of duration, until, approval")
+	}
+}
+
 func checkTarget(field, value string, f *faults) {
 	if value == "" {
 		f.add(field, "required", "is required")
@@ -237,7 +311,7 @@ func checkTasks(tasks []Task, f *faults) {
 		t.Retry.check(path+".retry", f)
 		check, known := withs[t.Type]
 		if !known {
-			f.add(path+".type", "one_of", "%q is not a task type: it must be one of log, http, publish, activity, workflow",
+			f.add(path+".type", "one_of", "%q is not a task type: it must be one of log, http, publish, activity, workflow, wait",
 				clip(string(t.Type), 60))
 			continue
 		}
