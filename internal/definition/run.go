@@ -3,6 +3,8 @@ package definition
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/activity-core/activity-core/internal/expression"
 )
 
 // RunStatus is the state of a ledger row.
@@ -266,8 +268,13 @@ type Open struct {
 
 // TaskWork is what a task's Temporal activity needs.
 type TaskWork struct {
-	Run  Run
+	Run Run
+	// Task is the task; for whoever carries it out, the expressions in With have been replaced by their values.
 	Task Task
+	// Item is which item of a for_each this is about, -1 for a task without one.
+	Item int
+	// Values are what expressions may read, for those that can be evaluated only when the work is done.
+	Values *expression.Values
 	// Done is the stored result of an earlier attempt that already ended, nil otherwise; the work must not be done again.
 	Done *TaskResult
 }
