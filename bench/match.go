@@ -16,12 +16,28 @@ import (
 )
 
 // The definitions and events of measureMatch: matchTypes types of events, one to four equalities a definition, of which nine
-// in ten definitions have one on a key of their own, as a customer's; the others share few values, so that more definitions
-// mean more matches too.
+// in ten definitions have one on a key of their own, as a customer's, and the others have none.
 const matchTypes = 50
 
-// sharedFields are how many values each field has that many definitions share.
+// sharedFields are how many values each field has that many definitions share, at the least number of definitions. There are more
+// values in proportion to the definitions, so that an event meets as many of 100,000 as of 100: what is measured is the cost of
+// finding them. With the kind "filters of few values" there are not, and what grows is also how many are found.
 var sharedFields = map[string]int{"tier": 5, "region": 20, "country": 100, "channel": 10, "product": 200}
+
+// Kinds of definitions.
+const (
+	kindFilters    = "filters"
+	kindFewValues  = "filters of few values"
+	kindConditions = "conditions"
+)
+
+// values is how many values a shared field has.
+func values(field string, n int, kind string) int {
+	if kind == kindFewValues {
+		return sharedFields[field]
+	}
+	return sharedFields[field] * n / matchSizes[0]
+}
 
 // matchEvents is how many different events are matched in turn.
 const matchEvents = 4096
@@ -33,10 +49,10 @@ var matchSizes = []int{100, 10_000, 100_000}
 // It needs no server. Where conditions are evaluated, decoding the event for them is a part of the cost.
 func measureMatch(ctx context.Context, _ *bench, o options) ([]figure, error) {
 	var figures []figure
-	for _, kind := range []string{"filters", "conditions"} {
+	for _, kind := range []string{kindFilters, kindFewValues, kindConditions} {
 		var fields []*matchField
 		for _, n := range matchSizes {
-			f, err := newMatchField(n, kind == "conditions")
+			f, err := newMatchField(n, kind)
 			if err != nil {
 				return nil, err
 			}
@@ -68,7 +84,7 @@ func measureMatch(ctx context.Context, _ *bench, o options) ([]figure, error) {
 }
 
 // matchDefinitions makes n definitions, always the same ones.
-func matchDefinitions(n int, conditions bool) []definition.Routable {
+func matchDefinitions(n int, kind string) []definition.Routable {
 	rnd := rand.New(rand.NewPCG(1, 1))
 	fields := slices.Sorted(maps.Keys(sharedFields))
 	list := make([]definition.Routable, n)
@@ -80,11 +96,11 @@ func matchDefinitions(n int, conditions bool) []definition.Routable {
 			count--
 		}
 		for _, f := range rnd.Perm(len(fields))[:count] {
-			equal[fields[f]] = fmt.Sprintf("v%d", rnd.IntN(sharedFields[fields[f]]))
+			equal[fields[f]] = fmt.Sprintf("v%d", rnd.IntN(values(fields[f], n, kind)))
 		}
 		r := definition.Routable{ID: definition.NewID(), Name: fmt.Sprintf("definition-%d", i), Revision: 1, Live: true,
 			EventType: fmt.Sprintf("bench.type%d", i%matchTypes)}
-		if conditions {
+		if kind == kindConditions {
 			terms := []string{fmt.Sprintf("event.payload.amount > %d", i%1000)}
 			for _, name := range slices.Sorted(maps.Keys(equal)) {
 				terms = append(terms, fmt.Sprintf("event.payload.%s == %q", name, equal[name]))
@@ -102,7 +118,7 @@ func matchDefinitions(n int, conditions bool) []definition.Routable {
 }
 
 // someEvents makes events of about 400 bytes for n definitions; each names the customer of one of them, of its type.
-func someEvents(n int) ([]definition.Event, error) {
+func someEvents(n int, kind string) ([]definition.Event, error) {
 	rnd := rand.New(rand.NewPCG(2, 2))
 	events := make([]definition.Event, matchEvents)
 	for i := range events {
@@ -112,7 +128,7 @@ func someEvents(n int) ([]definition.Event, error) {
 		fmt.Fprintf(&payload, `"customer_id":"c%d","amount":%d,"note":"left at the door","items":[{"sku":"a-1","count":2}],"paid":true`,
 			customer, rnd.IntN(1000))
 		for _, name := range slices.Sorted(maps.Keys(sharedFields)) {
-			fmt.Fprintf(&payload, `,%q:"v%d"`, name, rnd.IntN(sharedFields[name]))
+			fmt.Fprintf(&payload, `,%q:"v%d"`, name, rnd.IntN(values(name, n, kind)))
 		}
 		e, fault := definition.ParseEnvelope(fmt.Appendf(nil, `{"event_id":"e-%d","type":%q,"source":"bench",`+
 			`"occurred_at":"2026-01-31T09:00:00Z","payload":{%s}}`, i, eventType, &payload), "activity."+eventType, "activity")
@@ -132,13 +148,13 @@ type matchField struct {
 }
 
 // newMatchField matches all events once, so that the conditions that they need are compiled.
-func newMatchField(n int, conditions bool) (*matchField, error) {
+func newMatchField(n int, kind string) (*matchField, error) {
 	f := &matchField{}
 	var err error
-	if f.table, err = (&match.Table{}).Apply(matchDefinitions(n, conditions)); err != nil {
+	if f.table, err = (&match.Table{}).Apply(matchDefinitions(n, kind)); err != nil {
 		return nil, err
 	}
-	if f.events, err = someEvents(n); err != nil {
+	if f.events, err = someEvents(n, kind); err != nil {
 		return nil, err
 	}
 	for i := range f.events {
@@ -169,8 +185,8 @@ func (f *matchField) time(ctx context.Context) (float64, error) {
 func measureApply(ctx context.Context) ([]figure, error) {
 	const n, changed = 100_000, 5000
 	var figures []figure
-	for _, kind := range []string{"filters", "conditions"} {
-		list := matchDefinitions(n, kind == "conditions")
+	for _, kind := range []string{kindFilters, kindConditions} {
+		list := matchDefinitions(n, kind)
 		before := heap()
 		began := time.Now()
 		table, err := (&match.Table{}).Apply(list)
@@ -185,7 +201,7 @@ func measureApply(ctx context.Context) ([]figure, error) {
 			figure{fmt.Sprintf("table of %d with %s, memory beside the definitions", n, kind), bytes, "B/definition", ""})
 	}
 	// One type, so that nothing is saved by the others.
-	list := matchDefinitions(n, false)
+	list := matchDefinitions(n, kindFilters)
 	for i := range list {
 		list[i].EventType = "bench.one"
 	}
