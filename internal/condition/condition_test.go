@@ -288,7 +288,7 @@ func equalityHolds(t *testing.T, q Equality, e *Event) bool {
 			return false
 		}
 	}
-	env, err := environment()
+	env, err := conditions.environment()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ type Equality struct {
 // The text is checked for its syntax only; the error is that of Compile.
 func Equalities(text string) (equalities []Equality, all bool, err error) {
 	defer recoverCompile(&err)
-	_, parsed, err := parse(text)
+	_, parsed, err := conditions.parse(text)
 	if err != nil {
 		return nil, false, err
 	}
@@ -45,7 +45,7 @@ func Equalities(text string) (equalities []Equality, all bool, err error) {
 // own.
 func Conjuncts(text string) (parts []string, err error) {
 	defer recoverCompile(&err)
-	_, parsed, err := parse(text)
+	_, parsed, err := conditions.parse(text)
 	if err != nil {
 		return nil, err
 	}

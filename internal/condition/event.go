@@ -39,10 +39,16 @@ func (e *Event) decode() error {
 		return e.err
 	}
 	e.decoded = true
-	if e.value, e.err = decode(jsontext.NewDecoder(bytes.NewBuffer(e.raw), jsontext.AllowDuplicateNames(true))); e.err != nil {
+	if e.value, e.err = Decode(e.raw); e.err != nil {
 		e.err = fmt.Errorf("decode the event: %w", e.err)
 	}
 	return e.err
+}
+
+// Decode returns a JSON value as expressions see it: a map[string]any, a []any, or a value of CEL's. Its objects are
+// known to have each name once.
+func Decode(raw []byte) (any, error) {
+	return decode(jsontext.NewDecoder(bytes.NewBuffer(raw), jsontext.AllowDuplicateNames(true)))
 }
 
 // decode reads the next value. Its recursion is bounded by the depth of an event.

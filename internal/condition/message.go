@@ -12,9 +12,9 @@ import (
 )
 
 // refusal words the first of CEL's complaints for somebody who never saw CEL.
-func refusal(rule string, issues *cel.Issues) *Error {
+func (w *Words) refusal(rule string, issues *cel.Issues) *Error {
 	first := issues.Errors()[0]
-	e := &Error{Rule: rule, Message: explain(first.Message)}
+	e := &Error{Rule: rule, Message: w.explain(first.Message)}
 	if line := first.Location.Line(); line > 0 {
 		e.Line, e.Column = line, first.Location.Column()+1
 		e.Message = fmt.Sprintf("line %d, column %d: %s", e.Line, e.Column, e.Message)
@@ -37,12 +37,11 @@ func plainName(function string) string {
 }
 
 // explain adds to a complaint of CEL's what to do about it.
-func explain(complaint string) string {
+func (w *Words) explain(complaint string) string {
 	hint := ""
 	switch m := unknownName.FindStringSubmatch(complaint); {
 	case m != nil:
-		return fmt.Sprintf("%s is not known here: an event's members begin with event, as in %s, texts stand in quotes, and the "+
-			"functions are those of docs/conditions.md", clip(m[1]), example)
+		return fmt.Sprintf("%s is not known here: %s", clip(m[1]), w.Unknown)
 	case strings.Contains(complaint, "token recognition error at: '= '"), strings.Contains(complaint, "token recognition error at: '='"):
 		hint = "; equality is written =="
 	case strings.Contains(complaint, "token recognition error at: '&"), strings.Contains(complaint, "token recognition error at: '|"):
@@ -60,17 +59,17 @@ func explain(complaint string) string {
 	return clip(complaint) + hint
 }
 
-// evaluationFault words why a condition could not be told.
-func evaluationFault(err error) error {
+// evaluationFault words why an expression has no value.
+func (w *Words) evaluationFault(err error) error {
 	var canceled interpreter.EvalCancelledError
 	text := err.Error()
 	switch {
 	case errors.As(err, &canceled), strings.HasPrefix(text, "operation cancelled"), strings.HasPrefix(text, "operation interrupted"):
-		return errors.New("the evaluation costs more than is allowed for one event")
+		return errors.New(w.Costly)
 	case strings.HasPrefix(text, "no such key"):
-		text = clip(text) + " (the event does not have it; has(…) asks for a member first)"
+		text = clip(text) + w.Missing
 	case text == "no such overload":
-		text += " (a value is of another type than the condition expects)"
+		text += w.Overload
 	}
 	return errors.New(clip(text))
 }

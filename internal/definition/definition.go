@@ -16,6 +16,7 @@ const (
 	MaxTimeout       = 30 * 24 * time.Hour
 	MaxConcurrency   = 10_000
 	DefaultTaskLimit = 5 * time.Minute
+	DefaultWaitLimit = 24 * time.Hour
 	// MaxItems is the most items of a for_each, DefaultParallel how many are done at a time, MaxParallel the most; MaxUserParallel is
 	// the most for tasks of the user's own workers, whose results travel through Temporal.
 	MaxItems        = 1000
@@ -24,6 +25,8 @@ const (
 	MaxUserParallel = 20
 	// OnFailureLimit bounds all on_failure tasks of a run together.
 	OnFailureLimit = 30 * time.Minute
+	// MaxExpressions is the most expressions of a definition, those in texts included.
+	MaxExpressions = 500
 	// MaxConcurrencyKey is the most characters of a concurrency key's value.
 	MaxConcurrencyKey = 200
 	// MaxDepth is how many runs may follow from one another by events of their ends.
@@ -46,6 +49,8 @@ type Document struct {
 	Tasks []Task `json:"tasks"`
 	// OnFailure runs after the tasks of a run that failed or timed out.
 	OnFailure []Task `json:"on_failure,omitempty"`
+	// Notify tells of the ends of runs.
+	Notify []Notification `json:"notify,omitempty"`
 	// Concurrency bounds the runs of this definition at one time; nil for the default of the trigger type.
 	Concurrency *Concurrency `json:"concurrency,omitempty"`
 	// Timeout bounds a run from its first task to its last; 0 means DefaultTimeout.
@@ -82,7 +87,8 @@ const (
 )
 
 // Limits returns the concurrency in force: the definition's own, or else one at a time with skipping for cron, and no
-// limit for the other triggers. A run by hand always queues instead of being skipped: somebody waits for it.
+// limit for the other triggers. A run by hand always queues instead of being skipped: somebody waits for it. Backfills and
+// replays, which ask for all of their runs, also queue where one run replaces another.
 func (d *Document) Limits(kind TriggerKind) Concurrency {
 	c := Concurrency{OnLimit: OnLimitSkip}
 	switch {
@@ -92,6 +98,7 @@ func (d *Document) Limits(kind TriggerKind) Concurrency {
 		c.Limit = 1
 	}
 	switch {
+	case c.OnLimit == OnLimitReplace && kind != KindBackfill && kind != KindReplay:
 	case kind.ByHand():
 		c.OnLimit = OnLimitQueue
 	case c.OnLimit == "":
@@ -111,7 +118,7 @@ func (d *Document) RunTimeout() time.Duration {
 // Backstop returns the timeout to give to Temporal's own run timeout logic: the run's timeout, or 0 (none) when a run
 // may wait in a queue or in a line of late slots, which has no bound.
 func (d *Document) Backstop(kind TriggerKind) time.Duration {
-	if c := d.Limits(kind); c.Limit > 0 && c.OnLimit == OnLimitQueue || d.Trigger.MisfirePolicy == MisfireCatchup {
+	if c := d.Limits(kind); c.Limit > 0 && c.OnLimit != OnLimitSkip || d.Trigger.MisfirePolicy == MisfireCatchup {
 		return 0
 	}
 	return d.RunTimeout()

@@ -112,11 +112,11 @@ func TestParseDocumentRefuses(t *testing.T) {
 		"too large": {`{"name": "x", "description": "` + strings.Repeat("x", MaxDocument) + `", ` + trigger + `}`, "", "max_bytes",
 			"larger than 64 KiB"},
 		"bad limit":     {`{"name": "x", "concurrency": {"limit": -1}, ` + trigger + `}`, "concurrency.limit", "range", "must be from 0"},
-		"bad on_limit":  {`{"name": "x", "concurrency": {"limit": 1, "on_limit": "drop"}, ` + trigger + `}`, "concurrency.on_limit", "one_of", "skip, queue"},
+		"bad on_limit":  {`{"name": "x", "concurrency": {"limit": 1, "on_limit": "drop"}, ` + trigger + `}`, "concurrency.on_limit", "one_of", "skip, queue, replace"},
 		"long timeout":  {`{"name": "x", "timeout": "1000h", ` + trigger + `}`, "timeout", "range", "must be at most 720h0m0s"},
 		"tasks type":    {`{"name": "x", "tasks": {}, ` + trigger + `}`, "tasks", "type", "must be a list, but is an object"},
 		"task name":     {task(`{"name": "A", "type": "log", "with": {"message": "x"}}`), "tasks[0].name", "name", "1 to 63 characters"},
-		"task type":     {task(`{"name": "a", "type": "shell"}`), "tasks[0].type", "one_of", "log, http, publish, activity, workflow"},
+		"task type":     {task(`{"name": "a", "type": "shell"}`), "tasks[0].type", "one_of", "log, http, publish, activity, workflow, wait"},
 		"task field":    {task(`{"name": "a", "type": "log", "with": {"message": "x", "colour": 1}}`), "tasks[0].with.colour", "unknown_field", "is not a field"},
 		"no message":    {task(`{"name": "a", "type": "log"}`), "tasks[0].with.message", "required", "is required"},
 		"same name":     {task(`{"name": "a", "type": "log", "with": {"message": "x"}}, {"name": "a", "type": "log", "with": {"message": "x"}}`), "tasks[1].name", "unique", "already the name of tasks[0]"},
@@ -128,7 +128,6 @@ func TestParseDocumentRefuses(t *testing.T) {
 		"subject":       {task(`{"name": "a", "type": "publish", "with": {"subject": "orders.*"}}`), "tasks[0].with.subject", "subject", "without wildcards"},
 		"no task queue": {task(`{"name": "a", "type": "activity", "with": {"activity": "Do"}}`), "tasks[0].with.task_queue", "required", "is required"},
 		"no workflow":   {task(`{"name": "a", "type": "workflow", "with": {"task_queue": "q"}}`), "tasks[0].with.workflow", "required", "is required"},
-		"expression":    {task(`{"name": "a", "type": "log", "with": {"message": "${event.id}"}}`), "tasks[0].with", "expression", "not available in this version"},
 		"attempts":      {task(`{"name": "a", "type": "log", "with": {"message": "x"}, "retry": {"max_attempts": 101}}`), "tasks[0].retry.max_attempts", "range", "from 1 to 100"},
 		"task timeout":  {task(`{"name": "a", "type": "log", "with": {"message": "x"}, "timeout": "1ms"}`), "tasks[0].timeout", "range", "at least 1s"},
 		"label":         {`{"name": "x", "labels": {"a b": "c"}, ` + trigger + `}`, "labels", "label", "not a label name"},
@@ -256,14 +255,14 @@ func TestAdmit(t *testing.T) {
 		"room":                   {live(KindCron), one, Load{}, RunRunning, ""},
 		"full, skip":             {live(KindCron), one, Load{Running: 1}, RunSkipped, ReasonConcurrencyLimit},
 		"full, queue":            {live(KindEvent), queue, Load{Running: 2}, RunQueued, ""},
-		"room, but not first":    {live(KindEvent), queue, Load{Running: 1, QueuedBefore: 1}, RunQueued, ""},
+		"room, but not first":    {live(KindEvent), queue, Load{Running: 1, WaitingBefore: 1}, RunQueued, ""},
 		"room and first":         {live(KindEvent), queue, Load{Running: 1}, RunRunning, ""},
 		"limit lowered meanwh":   {live(KindEvent), one, Load{Running: 5}, RunSkipped, ReasonConcurrencyLimit},
 		"late, first":            {late, one, Load{}, RunRunning, ""},
 		"late, no limit":         {late, Concurrency{}, Load{Running: 3}, RunRunning, ""},
 		"late, not first":        {late, Concurrency{}, Load{CaughtUpBefore: 1}, RunQueued, ""},
 		"late, full, waits":      {late, one, Load{Running: 1}, RunQueued, ""},
-		"late, others before it": {late, queue, Load{QueuedBefore: 1}, RunQueued, ""},
+		"late, others before it": {late, queue, Load{WaitingBefore: 1}, RunQueued, ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -280,6 +279,9 @@ func FuzzParseDocument(f *testing.F) {
 	f.Add([]byte(minimalCron))
 	f.Add([]byte(`{"name":"x","trigger_config":{"trigger_type":"event","event_type":"a","filters":{"a":{"b":[1,null]}}}}`))
 	f.Add([]byte(`{"name":"x","trigger_config":{"trigger_type":"manual"},"tasks":[{"name":"a","type":"http","with":{"url":"http://h"}}]}`))
+	f.Add([]byte(`{"name":"x","trigger_config":{"trigger_type":"manual"},"tasks":[{"name":"a","type":"log","with":{"message":"$${x} ${event.payload.id}"}},
+		{"name":"b","needs":["a"],"if":"tasks.a.status == \"succeeded\"","for_each":"tasks.a.output","type":"http","with":{"url":"http://h/${item}",
+		"headers":{"A":"${secrets.A}"},"output":"${response.status}"}}],"on_failure":[{"name":"c","type":"wait","with":{"duration":"1m"}}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d, err := ParseDocument(data)
 		if err != nil {

@@ -60,4 +60,7 @@ type StreamState struct {
 	Risk float64
 	// Blind: a right is missing, and First, Dropped and Risk are not known, or not by every limit.
 	Blind bool
+	// Known: the stream's settings could be read. MaxAge is how long it keeps messages then; 0 for ever.
+	Known  bool
+	MaxAge time.Duration
 }

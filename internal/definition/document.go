@@ -228,17 +228,6 @@ func DecodeStored(data []byte) (Document, error) {
 	return d, nil
 }
 
-// DecodeStoredTrigger reads the trigger_config of a stored revision, as DecodeStored does, without the rest.
-func DecodeStoredTrigger(document []byte) (Trigger, error) {
-	var d struct {
-		Trigger Trigger `json:"trigger_config"`
-	}
-	if err := jsonv2.Unmarshal(document, &d); err != nil {
-		return Trigger{}, fmt.Errorf("decode stored definition: %w", err)
-	}
-	return d.Trigger, nil
-}
-
 var (
 	namePattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,99}$`)
 	labelPattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._/-]{0,62}$`)
@@ -315,21 +304,39 @@ func (d *Document) Validate() error {
 		}
 	}
 	d.Trigger.check(&f)
-	checkTasks(d.Tasks, &f)
-	if c := d.Concurrency; c != nil {
-		if c.Limit < 0 || c.Limit > MaxConcurrency {
-			f.add("concurrency.limit", "range", "must be from 0 (no limit) to %d", MaxConcurrency)
-		}
-		if c.OnLimit != "" && c.OnLimit != OnLimitSkip && c.OnLimit != OnLimitQueue {
-			f.add("concurrency.on_limit", "one_of", "%q is not known: it must be one of skip, queue", clip(c.OnLimit, 60))
-		}
-	}
+	d.checkTasks(&f)
+	d.checkNotify(&f)
+	d.checkConcurrency(&f)
 	checkDuration(&f, "timeout", d.Timeout, time.Second, MaxTimeout)
 	if data, err := jsonv2.Marshal(d); err == nil && len(data) > MaxDocument {
 		f.add("", "max_bytes", "the definition is larger than %d KiB", MaxDocument>>10)
 	}
 	return f.err()
 }
+
+func (d *Document) checkConcurrency(f *faults) {
+	c := d.Concurrency
+	if c == nil {
+		return
+	}
+	if c.Limit < 0 || c.Limit > MaxConcurrency {
+		f.add("concurrency.limit", "range", "must be from 0 (no limit) to %d", MaxConcurrency)
+	}
+	if c.OnLimit != "" && !slices.Contains(onLimits, c.OnLimit) {
+		f.add("concurrency.on_limit", "one_of", "%q is not known: it must be one of %s", clip(c.OnLimit, 60), strings.Join(onLimits, ", "))
+	}
+	if c.Key == "" {
+		return
+	}
+	if c.Limit == 0 {
+		f.add("concurrency.key", "needs_limit", "needs a limit, which holds for each of its values: it is 0, which is none")
+	}
+	if _, err := c.KeyExpression(); err != nil {
+		addExpressionFault("concurrency.key", err, f)
+	}
+}
+
+var onLimits = []string{OnLimitSkip, OnLimitQueue, OnLimitReplace}
 
 // checkDuration holds a duration that was given (is not zero) against its bounds.
 func checkDuration(f *faults, field string, d Duration, least, most time.Duration) {

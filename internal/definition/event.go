@@ -41,6 +41,8 @@ type Event struct {
 	TraceID string
 	// OccurredAt is the publisher's time, zero when not given. Nothing is decided by it.
 	OccurredAt time.Time
+	// Depth is how many runs led to the event, by the events of their ends; 0 for an event that is not of a run's end.
+	Depth int
 	// Payload holds the members of the payload in the order received, each name once. Empty when no payload was given.
 	Payload []Member
 	// Raw is the event as an envelope of our own, so that whoever reads it knows one shape. It is the message itself where
@@ -178,6 +180,9 @@ func ParseMessage(subject string, header map[string][]string, data []byte, prefi
 	}
 	if h.traceID != "" {
 		e.TraceID = h.traceID
+	}
+	if IsRunEvent(e.Type) {
+		e.Depth = claimedDepth(p.extensions)
 	}
 	e.Payload, e.Raw = p.members, data
 	if p.words.extensible {
@@ -548,6 +553,8 @@ type Routable struct {
 	EventType string
 	Filters   map[string]json.RawMessage
 	Condition string
+	// Keyer gives its occurrences their concurrency keys.
+	Keyer *Keyer
 	// Live: an enabled, not deleted definition with an event trigger. Otherwise the other fields but ID mean nothing and
 	// the definition is to be dropped.
 	Live bool

@@ -34,6 +34,10 @@ const RunWorkflow = "RunActivity"
 // a lost or repeated one does no harm: the workflow asks the ledger in any case.
 const SignalAdmitted = "admitted"
 
+// SignalDecided tells the workflow of a run that somebody has decided about an approval. The decision is in the ledger: the signal
+// has no argument, and a lost one costs time only.
+const SignalDecided = "decided"
+
 // NewID returns a fresh identifier for a definition or a run: a UUID of version 7, so that ids sort by time.
 func NewID() string {
 	return uuid.Must(uuid.NewV7()).String()

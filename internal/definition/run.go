@@ -78,6 +78,12 @@ const (
 	ReasonRevisionUnreadable Reason = "revision_unreadable"   // failed: the stored revision cannot be read by this version
 )
 
+// Reasons lists every reason but none.
+var Reasons = []Reason{ReasonConcurrencyLimit, ReasonMisfireWindow, ReasonCoalesced, ReasonNotDue, ReasonDefinitionGone, ReasonDefinitionOff,
+	ReasonTaskFailed, ReasonTaskTimedOut, ReasonRunTimeout, ReasonCancelRequested, ReasonConditionError, ReasonBackfillCanceled,
+	ReasonTerminated, ReasonWorkflowEnded, ReasonStartRefused, ReasonStartLost, ReasonUnknownTaskType, ReasonInputTooLarge, ReasonReplaced,
+	ReasonConcurrencyKey, ReasonExpression, ReasonRejected, ReasonChainTooDeep, ReasonRevisionUnreadable}
+
 // TriggerKind says what made an occurrence due.
 type TriggerKind string
 
@@ -148,6 +154,8 @@ type Start struct {
 	FirstTriedAt time.Time
 	// AcceptedAt is when the row was committed.
 	AcceptedAt time.Time
+	// Status is that of the row when it was made: closed at once, or accepted. Empty for a row that was made before.
+	Status RunStatus
 }
 
 // Run is a ledger row.
@@ -173,12 +181,33 @@ type Run struct {
 	ReplayID       string     // the replay that made it; empty for none
 	ConcurrencyKey string     // the value of the definition's concurrency key; empty for none
 	Depth          int        // how many runs led to this one by events of their ends
+	Stop           Stop       // what somebody asked for, if anything
 	AcceptedAt     time.Time
 	StartedAt      *time.Time
 	FinishedAt     *time.Time
 	WorkflowID     string
 	WorkflowRunID  string // Temporal's id of the first execution, empty before the run began
 	Tasks          []TaskResult
+}
+
+// StopHow says how a run is stopped.
+type StopHow string
+
+// The ways of stopping a run.
+const (
+	// StopCancel asks the run to end: its tasks are canceled first.
+	StopCancel StopHow = "cancel"
+	// StopTerminate ends the run at once, whatever its tasks are doing.
+	StopTerminate StopHow = "terminate"
+)
+
+// Stop is a request to end a run, which is repeated until the run has ended. The zero value: nobody asked.
+type Stop struct {
+	How StopHow
+	// Reason is the one that the run gets when it has ended by this.
+	Reason Reason
+	// Note is the asker's own words.
+	Note string
 }
 
 // TaskStatus is the state of a task within a run.
@@ -215,6 +244,9 @@ type TaskResult struct {
 	OutputTruncated bool
 	StartedAt       time.Time
 	FinishedAt      *time.Time
+	// Input is what the task was done with, as JSON: its expressions replaced by their values, and secrets by ***; nil when it is
+	// not known.
+	Input []byte
 }
 
 // Begin asks to begin the run of an occurrence. RunID is empty when Temporal's schedule started the workflow: then the
@@ -240,6 +272,10 @@ type Admission struct {
 	Wake []string
 	// Lag is how long after its due moment the run was decided on: for a slot after its nominal time, otherwise after acceptance.
 	Lag time.Duration
+	// Elapsed is how long ago the run began.
+	Elapsed time.Duration
+	// Progress tells of the tasks that were begun before.
+	Progress []TaskProgress
 }
 
 // Finish is the end of a run.
@@ -273,8 +309,12 @@ type TaskWork struct {
 	Task Task
 	// Item is which item of a for_each this is about, -1 for a task without one.
 	Item int
+	// Results are those of the tasks that its expressions may read, as far as they were reached.
+	Results []TaskResult
 	// Values are what expressions may read, for those that can be evaluated only when the work is done.
 	Values *expression.Values
+	// Output is what an http task's output is made of; nil when that is the answer itself.
+	Output *expression.Template
 	// Done is the stored result of an earlier attempt that already ended, nil otherwise; the work must not be done again.
 	Done *TaskResult
 }
@@ -294,13 +334,9 @@ type RunContext struct {
 // Context returns the run's description for its tasks. DueAt is the slot of a cron run, and the time of acceptance
 // otherwise.
 func (r *Run) Context() RunContext {
-	due := r.AcceptedAt
-	if r.SlotAt != nil {
-		due = *r.SlotAt
-	}
 	return RunContext{
 		RunID: r.ID, Definition: r.DefinitionName, DefinitionID: r.DefinitionID, Revision: r.Revision,
-		Trigger: r.Kind, DueAt: due.UTC(), TraceID: r.TraceID, Input: r.Input,
+		Trigger: r.Kind, DueAt: r.DueAt(), TraceID: r.TraceID, Input: r.Input,
 	}
 }
 

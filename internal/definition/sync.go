@@ -68,15 +68,3 @@ type ListDefinitions struct {
 	Name        string
 	Enabled     *bool
 }
-
-// ListRuns selects a page of runs, newest first. Zero values do not filter.
-type ListRuns struct {
-	BeforeSeq    int64
-	Limit        int
-	DefinitionID string
-	Status       RunStatus
-	Kind         TriggerKind
-	BackfillID   string
-	ReplayID     string
-	EventID      string
-}

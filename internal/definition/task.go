@@ -1,13 +1,7 @@
 package definition
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
-	"net/url"
-	"regexp"
-	"slices"
-	"strings"
 	"time"
 )
 
@@ -39,15 +33,17 @@ type Task struct {
 	Needs []string `json:"needs"`
 	// If is an expression; the task is skipped when it is false.
 	If string `json:"if,omitempty"`
-	// ForEach is an expression that gives a list: the task is done once for each of its items, at most MaxParallel at a time.
+	// ForEach is an expression that gives a list: the task is done once for each of its items, at most MaxParallel at a
+	// time.
 	ForEach     string `json:"for_each,omitempty"`
 	MaxParallel int    `json:"max_parallel,omitzero"`
-	// With holds the fields of the task's type: a LogTask, HTTPTask, PublishTask, ActivityTask, WorkflowTask or WaitTask. Any text
-	// in it may hold expressions, as in "${event.payload.id}".
+	// With holds the fields of the task's type: a LogTask, HTTPTask, PublishTask, ActivityTask, WorkflowTask or WaitTask.
+	// Any text in it may hold expressions, as in "${event.payload.id}".
 	With json.RawMessage `json:"with,omitempty"`
 	// OnError says what becomes of the run when the task fails for good: OnErrorFail (the default) or OnErrorContinue.
 	OnError string `json:"on_error,omitempty"`
-	// Timeout bounds the whole task, all attempts and pauses included; 0 means DefaultTaskLimit.
+	// Timeout bounds the whole task, all attempts and pauses included; 0 means DefaultTaskLimit, and DefaultWaitLimit for
+	// a wait.
 	Timeout Duration `json:"timeout,omitzero"`
 	Retry   *Retry   `json:"retry,omitempty"`
 }
@@ -90,10 +86,21 @@ func (t *Task) Attempts() Retry {
 
 // Limit returns the task's timeout in force.
 func (t *Task) Limit() time.Duration {
-	if t.Timeout == 0 {
-		return DefaultTaskLimit
+	switch {
+	case t.Timeout != 0:
+		return time.Duration(t.Timeout)
+	case t.Type == TaskWait:
+		return DefaultWaitLimit
 	}
-	return time.Duration(t.Timeout)
+	return DefaultTaskLimit
+}
+
+// Parallel returns how many items of ForEach are done at one time.
+func (t *Task) Parallel() int {
+	if t.MaxParallel == 0 {
+		return DefaultParallel
+	}
+	return t.MaxParallel
 }
 
 // LogTask writes one line to the worker's log.
@@ -109,14 +116,14 @@ type HTTPTask struct {
 	Headers map[string]string `json:"headers,omitempty"`
 	// Query is added to the query of the URL.
 	Query map[string]string `json:"query,omitempty"`
-	// Body is sent as JSON, and RawBody as it is. Neither: the run's context for methods that have a body, nothing for GET, HEAD
-	// and DELETE.
+	// Body is sent as JSON, and RawBody as it is. Neither: the run's context for methods that have a body, nothing for
+	// GET, HEAD and DELETE.
 	Body    json.RawMessage `json:"body,omitempty"`
 	RawBody *string         `json:"raw_body,omitempty"`
 	// ExpectedStatus lists the statuses that are a success, instead of 200–299.
 	ExpectedStatus []int `json:"expected_status,omitempty"`
-	// Output is what the task's output is made of, with expressions over response (status, headers, body). Absent: an object with
-	// the status, the content type and the body.
+	// Output is what the task's output is made of, with expressions over response (status, headers, body). Absent: an
+	// object with the status, the content type and the body.
 	Output json.RawMessage `json:"output,omitempty"`
 }
 
@@ -147,9 +154,23 @@ type WorkflowTask struct {
 	ID string `json:"id,omitempty"`
 	// Wait (the default) waits for the workflow and keeps its result; false: the task has succeeded once it is started.
 	Wait *bool `json:"wait,omitempty"`
-	// ParentClose says what becomes of the workflow when the run ends first: one of the ParentClose… constants. The default is
-	// request_cancel, and abandon when the task does not wait.
+	// ParentClose says what becomes of the workflow when the run ends first: one of the ParentClose… constants. The
+	// default is request_cancel, and abandon when the task does not wait.
 	ParentClose string `json:"parent_close,omitempty"`
+}
+
+// Waits reports whether the task waits for its workflow.
+func (w *WorkflowTask) Waits() bool { return w.Wait == nil || *w.Wait }
+
+// OnParentClose returns the ParentClose in force.
+func (w *WorkflowTask) OnParentClose() string {
+	switch {
+	case w.ParentClose != "":
+		return w.ParentClose
+	case !w.Waits():
+		return ParentCloseAbandon
+	}
+	return ParentCloseRequestCancel
 }
 
 // What becomes of a task's workflow when the run ends first.
@@ -178,164 +199,12 @@ type Approval struct {
 // MaxArg is the most bytes of one argument for a Temporal activity or workflow of the user's.
 const MaxArg = 256 << 10
 
-// Decode reads the fields of the task's type into one of the *Task structs. It is strict: unknown fields are refused.
+// Decode reads the fields of the task's type into one of the *Task structs. It is strict: unknown fields are refused. The
+// values of expressions have to be in With already, except in the output of http.
 func (t *Task) Decode(into any) error {
 	with := t.With
 	if len(with) == 0 {
 		with = json.RawMessage("{}")
 	}
 	return decodeStrict(with, into)
-}
-
-// withs checks the fields of each task type. Adding a type is adding a line here, a struct above, and its execution.
-var withs = map[TaskType]func(t *Task, path string, f *faults){
-	TaskLog:      checkWith[LogTask],
-	TaskHTTP:     checkWith[HTTPTask],
-	TaskPublish:  checkWith[PublishTask],
-	TaskActivity: checkWith[ActivityTask],
-	TaskWorkflow: checkWith[WorkflowTask],
-	TaskWait:     checkWith[WaitTask],
-}
-
-func checkWith[T interface{ check(path string, f *faults) }](t *Task, path string, f *faults) {
-	var with T
-	if err := t.Decode(&with); err != nil {
-		for _, fe := range decodeFault(err).Fields {
-			f.add(joinPath(path, fe.Field), fe.Rule, "%s", fe.Message)
-		}
-		return
-	}
-	with.check(path, f)
-}
-
-func (w LogTask) check(path string, f *faults) {
-	if w.Message == "" {
-		f.add(path+".message", "required", "is required")
-	}
-}
-
-var httpMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
-
-func (w HTTPTask) check(path string, f *faults) {
-	if w.Method != "" && !slices.Contains(httpMethods, w.Method) {
-		f.add(path+".method", "one_of", "%q is not a method: it must be one of %s", clip(w.Method, 20),
-			strings.Join(httpMethods, ", "))
-	}
-	u, err := url.Parse(w.URL)
-	switch {
-	case w.URL == "":
-		f.add(path+".url", "required", "is required, as in https://example.com/hook")
-	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
-		f.add(path+".url", "url", "must be an absolute http or https URL, as in https://example.com/hook")
-	case u.User != nil:
-		f.add(path+".url", "url", "must not hold a user name or password: definitions are readable by everybody")
-	}
-	checkHeaders(path+".headers", w.Headers, f)
-}
-
-var subjectPattern = regexp.MustCompile(`^[^\s*>.\x00-\x1f]+(\.[^\s*>.\x00-\x1f]+)*$`)
-
-func (w PublishTask) check(path string, f *faults) {
-	switch {
-	case w.Subject == "":
-		f.add(path+".subject", "required", "is required, as in orders.shipped")
-	case len(w.Subject) > 255 || !subjectPattern.MatchString(w.Subject) || strings.HasPrefix(w.Subject, "$"):
-		f.add(path+".subject", "subject", "must be a NATS subject of at most 255 characters without wildcards, "+
-			"spaces or a leading $, as in orders.shipped")
-	}
-	checkHeaders(path+".headers", w.Headers, f)
-	for name := range w.Headers {
-		if strings.HasPrefix(strings.ToLower(name), "nats-") {
-			f.add(path+".headers", "header", "%q is reserved by NATS", clip(name, 60))
-		}
-	}
-}
-
-func (w ActivityTask) check(path string, f *faults) {
-	checkTarget(path+".activity", w.Activity, f)
-	checkTarget(path+".task_queue", w.TaskQueue, f)
-}
-
-func (w WorkflowTask) check(path string, f *faults) {
-	checkTarget(path+".workflow", w.Workflow, f)
-	checkTarget(path+".task_queue", w.TaskQueue, f)
-}
-
-func (w WaitTask) check(path string, f *faults) {
-	given := 0
-	for _, is := range []bool{w.Duration != "", w.Until != "", w.Approval != nil} {
-		if is {
-			given++
-		}
-	}
-	if given != 1 {
-		f.add(path, "one_of", "must have exactly one of duration, until, approval")
-	}
-}
-
-func checkTarget(field, value string, f *faults) {
-	if value == "" {
-		f.add(field, "required", "is required")
-	} else if len(value) > 200 {
-		f.add(field, "max_length", "must be at most 200 characters long")
-	}
-}
-
-var headerPattern = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
-
-func checkHeaders(path string, headers map[string]string, f *faults) {
-	for name, value := range headers {
-		if !headerPattern.MatchString(name) || strings.ContainsAny(value, "\r\n\x00") {
-			f.add(path, "header", "%q is not a legal header", clip(name, 60))
-		}
-	}
-}
-
-var taskNamePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-
-func checkTasks(tasks []Task, f *faults) {
-	if len(tasks) > MaxTasks {
-		f.add("tasks", "max_items", "has %d tasks; at most %d are allowed", len(tasks), MaxTasks)
-		return
-	}
-	seen := map[string]int{}
-	for i := range tasks {
-		t, path := &tasks[i], fmt.Sprintf("tasks[%d]", i)
-		if !taskNamePattern.MatchString(t.Name) {
-			f.add(path+".name", "name", "must be 1 to 63 characters of a-z, 0-9, _ and -, beginning with a letter or digit")
-		} else if first, dup := seen[t.Name]; dup {
-			f.add(path+".name", "unique", "%q is already the name of tasks[%d]", t.Name, first)
-		}
-		seen[t.Name] = i
-		checkDuration(f, path+".timeout", t.Timeout, time.Second, MaxTimeout)
-		t.Retry.check(path+".retry", f)
-		check, known := withs[t.Type]
-		if !known {
-			f.add(path+".type", "one_of", "%q is not a task type: it must be one of log, http, publish, activity, workflow, wait",
-				clip(string(t.Type), 60))
-			continue
-		}
-		if bytes.Contains(t.With, []byte("${")) {
-			f.add(path+".with", "expression", "holds \"${\": expressions are not available in this version")
-			continue
-		}
-		check(t, path+".with", f)
-	}
-}
-
-func (r *Retry) check(path string, f *faults) {
-	if r == nil {
-		return
-	}
-	if r.MaxAttempts < 0 || r.MaxAttempts > 100 {
-		f.add(path+".max_attempts", "range", "must be from 1 to 100")
-	}
-	if r.Backoff != 0 && (r.Backoff < 1 || r.Backoff > 10) {
-		f.add(path+".backoff", "range", "must be from 1 to 10")
-	}
-	checkDuration(f, path+".initial_interval", r.InitialInterval, 100*time.Millisecond, 24*time.Hour)
-	checkDuration(f, path+".max_interval", r.MaxInterval, 100*time.Millisecond, 24*time.Hour)
-	if r.MaxInterval != 0 && r.MaxInterval < r.InitialInterval {
-		f.add(path+".max_interval", "range", "must not be less than initial_interval")
-	}
 }
