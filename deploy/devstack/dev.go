@@ -288,6 +288,12 @@ func (d *dev) environ(metricsPort int) []string {
 	if metricsPort != 0 {
 		set["PROMETHEUS_BIND_ADDR"] = address(metricsPort)
 	}
+	if d.opts.Getenv("ACTCORE_TEMPORAL_UI_URL") == "" {
+		set["ACTCORE_TEMPORAL_UI_URL"] = fmt.Sprintf("http://localhost:%d", d.ports[portUI])
+	}
+	if d.opts.Getenv("ACTCORE_EGRESS_ALLOW") == "" {
+		set["ACTCORE_EGRESS_ALLOW"] = "127.0.0.0/8,::1" // so that an http task can call a program on this machine
+	}
 	var env []string
 	for _, pair := range d.opts.Environ {
 		name, _, _ := strings.Cut(pair, "=")

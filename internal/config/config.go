@@ -8,8 +8,11 @@ package config
 
 import (
 	"log/slog"
+	"time"
 
 	"go.temporal.io/sdk/client"
+
+	"github.com/activity-core/activity-core/internal/egress"
 )
 
 // Defaults of the environment contract. Those of [Names] are constants of
@@ -127,6 +130,10 @@ type API struct {
 	// Addr is the host:port of the REST API (ACTCORE_API_ADDR, default
 	// 127.0.0.1:8010). Port 0 means any free port.
 	Addr string
+	// TemporalUI is where people find Temporal's Web UI, without a slash at the
+	// end (ACTCORE_TEMPORAL_UI_URL, optional). Runs then link to their
+	// workflows.
+	TemporalUI string
 }
 
 // Router is the configuration of cmd/event-router.
@@ -158,6 +165,20 @@ type Worker struct {
 	// SkipScheduleSync turns off the reconcile at start and the ones after it
 	// (SKIP_SCHEDULE_SYNC, default false).
 	SkipScheduleSync bool
+	// RunEvents makes the worker publish an event of the end of each run
+	// (ACTCORE_RUN_EVENTS, on or off, default on).
+	RunEvents bool
+	// Retention is how long what is over is kept (ACTCORE_RETENTION, a duration
+	// of at least an hour, or off; default 720h). Zero is for ever.
+	Retention time.Duration
+	// Egress is what http tasks may connect to besides the internet: addresses,
+	// blocks of addresses and names of hosts (ACTCORE_EGRESS_ALLOW, default
+	// nothing).
+	Egress egress.Allow
+	// SecretsDir is the folder in which each file is a secret for tasks
+	// (ACTCORE_SECRETS_DIR, optional). Other secrets are in variables of their
+	// own, ACTCORE_SECRET_<NAME>, which are read when a task needs them.
+	SecretsDir string
 }
 
 // Sync is the configuration of cmd/sync-schedules.
@@ -184,6 +205,8 @@ func LoadAPI(getenv func(string) string) (API, error) {
 		Names:    e.names(),
 		Metrics:  e.metrics(DefaultAPIMetricsAddr),
 		Addr:     e.addr("ACTCORE_API_ADDR", DefaultAPIAddr),
+
+		TemporalUI: e.webAddress("ACTCORE_TEMPORAL_UI_URL", "http://localhost:8080"),
 	}
 	if cfg.Addr != "" && cfg.Addr == cfg.Metrics.Addr && !anyPort(cfg.Addr) {
 		e.fault("ACTCORE_API_ADDR", "is the same as PROMETHEUS_BIND_ADDR", "the two must differ", DefaultAPIAddr)
@@ -218,6 +241,10 @@ func LoadWorker(getenv func(string) string) (Worker, error) {
 		Names:            e.names(),
 		Metrics:          e.metrics(DefaultWorkerMetricsAddr),
 		SkipScheduleSync: e.bool("SKIP_SCHEDULE_SYNC", false),
+		RunEvents:        e.onOff("ACTCORE_RUN_EVENTS", true),
+		Retention:        e.retention(),
+		Egress:           e.egress(),
+		SecretsDir:       e.secretsDir(),
 	}
 	return cfg, e.err()
 }

@@ -96,11 +96,14 @@ func TestVariables(t *testing.T) {
 		Worker Worker
 	}
 	const (
-		dbRule   = ": it must be the URL of the Postgres database, for example ACTCORE_DB_URL=postgres://actcore:secret@localhost:5433/actcore"
-		boolRule = ": it must be true, false, 1 or 0, for example "
-		natsRule = ": it must be one or more nats:// or tls:// URLs with commas between them, for example NATS_URL=nats://localhost:4222"
-		wordRule = ": it may hold letters, digits, _ and -, at most 200, for example "
-		tqRule   = ": it must begin with a letter or digit and may hold . _ : / and - after it, at most 200 characters, for example "
+		dbRule        = ": it must be the URL of the Postgres database, for example ACTCORE_DB_URL=postgres://actcore:secret@localhost:5433/actcore"
+		boolRule      = ": it must be true, false, 1 or 0, for example "
+		egressRule    = ": its items, with commas between them, must be addresses, blocks of addresses or names of hosts, for example ACTCORE_EGRESS_ALLOW=10.1.0.0/16,hooks.internal.example"
+		secretsRule   = ": it must be the path of a folder in which each file is a secret, for example ACTCORE_SECRETS_DIR=/run/secrets/activity-core"
+		retentionRule = ": it must be a duration of at least 1h, or off, for example ACTCORE_RETENTION=720h"
+		natsRule      = ": it must be one or more nats:// or tls:// URLs with commas between them, for example NATS_URL=nats://localhost:4222"
+		wordRule      = ": it may hold letters, digits, _ and -, at most 200, for example "
+		tqRule        = ": it must begin with a letter or digit and may hold . _ : / and - after it, at most 200 characters, for example "
 	)
 	for _, c := range []struct {
 		name, value string
@@ -156,6 +159,10 @@ func TestVariables(t *testing.T) {
 		{name: "ACTCORE_API_ADDR", value: "8010", err: ` is "8010": it must be host:port with a port from 0 to 65535 (missing port in address), for example ACTCORE_API_ADDR=127.0.0.1:8010`},
 		{name: "ACTCORE_API_ADDR", value: "http://x:80", err: ` is "http://x:80": it must be host:port with a port from 0 to 65535 (too many colons in address), for example ACTCORE_API_ADDR=127.0.0.1:8010`},
 		{name: "ACTCORE_API_ADDR", value: DefaultAPIMetricsAddr, err: ` is the same as PROMETHEUS_BIND_ADDR: the two must differ, for example ACTCORE_API_ADDR=127.0.0.1:8010`},
+		{name: "ACTCORE_TEMPORAL_UI_URL", value: "https://temporal.example/ui/", get: func(b both) any { return b.TemporalUI }, want: "https://temporal.example/ui"},
+		{name: "ACTCORE_TEMPORAL_UI_URL", get: func(b both) any { return b.TemporalUI }, want: ""},
+		{name: "ACTCORE_TEMPORAL_UI_URL", value: "localhost:8080", err: " is not such an address: it must be an http or https URL without a user, query or fragment, for example ACTCORE_TEMPORAL_UI_URL=http://localhost:8080"},
+		{name: "ACTCORE_TEMPORAL_UI_URL", value: "https://me@h/", err: " is not such an address: it must be an http or https URL without a user, query or fragment, for example ACTCORE_TEMPORAL_UI_URL=http://localhost:8080"},
 		{name: "PROMETHEUS_BIND_ADDR", value: ":0", get: func(b both) any { return b.Worker.Metrics.Addr }, want: ":0"},
 		{name: "ACTCORE_METRICS_PER_DEFINITION", value: "0", get: func(b both) any { return b.Worker.Metrics.PerDefinition }, want: false},
 		{name: "ACTCORE_METRICS_PER_DEFINITION", value: "no", err: ` is "no"` + boolRule + "ACTCORE_METRICS_PER_DEFINITION=true"},
@@ -164,7 +171,25 @@ func TestVariables(t *testing.T) {
 		{name: "ACTCORE_RECORD_UNMATCHED", value: "true", get: func(b both) any { return b.Router.RecordUnmatched }, want: true},
 		{name: "ACTCORE_RECORD_UNMATCHED", value: "all", err: ` is "all"` + boolRule + "ACTCORE_RECORD_UNMATCHED=false"},
 		{name: "SKIP_SCHEDULE_SYNC", value: "1", get: func(b both) any { return b.Worker.SkipScheduleSync }, want: true},
+		{name: "ACTCORE_RUN_EVENTS", value: "off", get: func(b both) any { return b.Worker.RunEvents }, want: false},
+		{name: "ACTCORE_RUN_EVENTS", value: "false", get: func(b both) any { return b.Worker.RunEvents }, want: false},
+		{name: "ACTCORE_RUN_EVENTS", value: "on", get: func(b both) any { return b.Worker.RunEvents }, want: true},
+		{name: "ACTCORE_RUN_EVENTS", get: func(b both) any { return b.Worker.RunEvents }, want: true},
+		{name: "ACTCORE_RUN_EVENTS", value: "none", err: ` is "none": it must be on or off, for example ACTCORE_RUN_EVENTS=off`},
+		{name: "ACTCORE_RETENTION", get: func(b both) any { return b.Worker.Retention }, want: 720 * time.Hour},
+		{name: "ACTCORE_RETENTION", value: "1h", get: func(b both) any { return b.Worker.Retention }, want: time.Hour},
+		{name: "ACTCORE_RETENTION", value: "off", get: func(b both) any { return b.Worker.Retention }, want: time.Duration(0)},
+		{name: "ACTCORE_RETENTION", value: "0", get: func(b both) any { return b.Worker.Retention }, want: time.Duration(0)},
+		{name: "ACTCORE_RETENTION", value: "720", err: ` is "720"` + retentionRule},
+		{name: "ACTCORE_RETENTION", value: "59m", err: ` is "59m"` + retentionRule},
+		{name: "ACTCORE_RETENTION", value: "-1h", err: ` is "-1h"` + retentionRule},
 		{name: "SKIP_SCHEDULE_SYNC", value: "skip", err: ` is "skip"` + boolRule + "SKIP_SCHEDULE_SYNC=false"},
+		{name: "ACTCORE_EGRESS_ALLOW", value: "10.0.0.0/8, *.internal.example", get: func(b both) any { return b.Worker.Egress.String() }, want: "10.0.0.0/8,*.internal.example"},
+		{name: "ACTCORE_EGRESS_ALLOW", value: "10.0.0.0/33", err: ` is not a list of what may be connected to (the item "10.0.0.0/33" is not a block of addresses)` + egressRule},
+		{name: "ACTCORE_EGRESS_ALLOW", value: "*", err: ` is not a list of what may be connected to (the item "*" is not an address, a block of addresses or the name of a host)` + egressRule},
+		{name: "ACTCORE_SECRETS_DIR", value: filepath.Dir(creds), get: func(b both) any { return b.Worker.SecretsDir }, want: filepath.Dir(creds)},
+		{name: "ACTCORE_SECRETS_DIR", value: creds, err: " cannot be read (not a directory)" + secretsRule},
+		{name: "ACTCORE_SECRETS_DIR", value: creds + ".gone", err: " cannot be read (no such file or directory)" + secretsRule},
 
 		{name: "LOG_LEVEL", value: "debug", get: func(b both) any { return b.Log.Level }, want: slog.LevelDebug},
 		{name: "LOG_LEVEL", value: "WARN", get: func(b both) any { return b.Log.Level }, want: slog.LevelWarn},

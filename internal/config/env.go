@@ -3,6 +3,8 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
@@ -10,12 +12,14 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/egress"
 )
 
 const (
@@ -88,6 +92,41 @@ func (e *env) bool(name string, fallback bool) bool {
 	}
 }
 
+// onOff reads a switch that may also be written like the others.
+func (e *env) onOff(name string, fallback bool) bool {
+	switch v := e.getenv(name); v {
+	case "":
+		return fallback
+	case "on", "true", "1":
+		return true
+	case "off", "false", "0":
+		return false
+	default:
+		e.fault(name, "is "+strconv.Quote(v), "it must be on or off", "off")
+		return fallback
+	}
+}
+
+// minRetention is longer than Temporal goes on firing a slot.
+const minRetention = time.Hour
+
+func (e *env) retention() time.Duration {
+	const name = "ACTCORE_RETENTION"
+	v := e.getenv(name)
+	switch v {
+	case "":
+		return definition.DefaultRetention
+	case "off", "0":
+		return 0
+	}
+	age, err := time.ParseDuration(v)
+	if err != nil || age < minRetention {
+		e.fault(name, "is "+strconv.Quote(v), "it must be a duration of at least 1h, or off", "720h")
+		return 0
+	}
+	return age
+}
+
 // addr reads an address to listen on.
 func (e *env) addr(name, fallback string) string {
 	v := e.str(name, fallback)
@@ -96,6 +135,20 @@ func (e *env) addr(name, fallback string) string {
 		return ""
 	}
 	return v
+}
+
+// webAddress reads the address of a web site, without a slash at its end; "" when there is none.
+func (e *env) webAddress(name, example string) string {
+	v := e.getenv(name)
+	if v == "" {
+		return ""
+	}
+	u, err := url.Parse(v)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		e.fault(name, "is not such an address", "it must be an http or https URL without a user, query or fragment", example)
+		return ""
+	}
+	return strings.TrimRight(v, "/")
 }
 
 func (e *env) metrics(fallback string) Metrics {
@@ -272,6 +325,37 @@ func checkNATSURL(v string) (problem string) {
 		return "holds a URL without a host"
 	}
 	return ""
+}
+
+func (e *env) egress() egress.Allow {
+	allow, err := egress.ParseAllow(e.getenv(egress.Variable))
+	if err != nil {
+		e.fault(egress.Variable, "is not a list of what may be connected to (the item "+oneLine(err)+")",
+			"its items, with commas between them, must be addresses, blocks of addresses or names of hosts", "10.1.0.0/16,hooks.internal.example")
+	}
+	return allow
+}
+
+func (e *env) secretsDir() string {
+	const name = "ACTCORE_SECRETS_DIR"
+	dir := e.getenv(name)
+	if dir == "" {
+		return ""
+	}
+	entry, err := os.Open(dir)
+	if err == nil {
+		defer entry.Close()
+		_, err = entry.Readdirnames(1)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		var withPath *fs.PathError
+		if errors.As(err, &withPath) {
+			err = withPath.Err
+		}
+		e.fault(name, "cannot be read ("+oneLine(err)+")", "it must be the path of a folder in which each file is a secret", "/run/secrets/activity-core")
+		return ""
+	}
+	return dir
 }
 
 func checkReadable(path string) error {
