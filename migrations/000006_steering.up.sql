@@ -1,4 +1,4 @@
--- Graphs of tasks, steering of runs, concurrency by key, and the events of runs' ends.
+-- Graphs of tasks, steering of runs, and concurrency by key.
 
 ALTER TABLE runs
     -- The value of the definition's concurrency key, from acceptance; '' for none.
@@ -9,16 +9,12 @@ ALTER TABLE runs
     ADD COLUMN stop_note      text NOT NULL DEFAULT '',
     ADD COLUMN stop_after     timestamptz,
     -- How many runs led to this one, each by the event of its end.
-    ADD COLUMN depth     integer NOT NULL DEFAULT 0,
-    -- Whether the event of its end was published. Ends from before this revision are not.
-    ADD COLUMN announced boolean NOT NULL DEFAULT true,
+    ADD COLUMN depth integer NOT NULL DEFAULT 0,
     DROP CONSTRAINT runs_kind_check,
     ADD CONSTRAINT runs_kind_check CHECK (kind IN ('cron', 'event', 'manual', 'backfill', 'replay', 'rerun'));
-ALTER TABLE runs ALTER COLUMN announced SET DEFAULT false;
 -- The line of one key: what admission looks at.
 CREATE INDEX runs_line ON runs (definition_id, concurrency_key, seq) WHERE run_limit > 0 AND status IN ('accepted', 'queued', 'running');
 CREATE INDEX runs_stopping ON runs (stop_after) WHERE stop_requested <> '' AND status IN ('accepted', 'queued', 'running');
-CREATE INDEX runs_unannounced ON runs (finished_at) WHERE NOT announced AND finished_at IS NOT NULL;
 
 ALTER TABLE task_results
     -- What the task was done with, its expressions replaced by their values and secrets by ***; null when it is not known.

@@ -38,7 +38,7 @@ func (b *Bus) Look(ctx context.Context) (definition.StreamState, error) {
 	if stream == nil {
 		return state, nil
 	}
-	state.First = stream.State.FirstSeq
+	state.First, state.Known, state.MaxAge = stream.State.FirstSeq, true, stream.Config.MaxAge
 	if b.isOurs(stream.Config) && sees(consumer.Config, b.o.SubjectPrefix) && state.First > state.Delivered+1 {
 		state.Dropped = state.First - state.Delivered - 1
 	}

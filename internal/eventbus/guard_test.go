@@ -37,7 +37,7 @@ func TestLook(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			names, js := testenv.Names(t), jetStream(t)
-			c.stream.Discard = jetstream.DiscardOld
+			c.stream.Discard, c.stream.MaxAge = jetstream.DiscardOld, time.Hour
 			makeStream(t, js, names, c.stream)
 			b := newBus(t, names, true, nil)
 			if err := b.Open(t.Context()); err != nil {
@@ -50,7 +50,7 @@ func TestLook(t *testing.T) {
 					publish(t, js, names.SubjectPrefix+".a", data)
 				}
 			}
-			if s := look(t, b); s.Risk != 0 || s.Dropped != 0 || s.Blind || s.Pending != 0 {
+			if s := look(t, b); s.Risk != 0 || s.Dropped != 0 || s.Blind || s.Pending != 0 || !s.Known || s.MaxAge != time.Hour {
 				t.Errorf("empty: %+v", s)
 			}
 			send(4)

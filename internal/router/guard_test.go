@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -56,6 +57,37 @@ func TestLook(t *testing.T) {
 		got := fmt.Sprintf("pending %v risk %v blind %v dropped %v", value(t, m.pending), value(t, m.risk), value(t, m.blind), value(t, m.dropped))
 		if got != c.want {
 			t.Errorf("look %d: %s, want %s", i+1, got, c.want)
+		}
+	}
+}
+
+// TestNotesStreamAge: storage is told how long the stream keeps events, whenever that changes and until it has heard it.
+func TestNotesStreamAge(t *testing.T) {
+	t.Parallel()
+	f := newFakes()
+	r, err := New(Options{Source: f, Store: f, Ledger: f, SubjectPrefix: "p", Log: slog.New(slog.DiscardHandler),
+		Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct {
+		state definition.StreamState
+		away  bool
+		want  string
+	}{
+		{definition.StreamState{Blind: true}, false, "[]"},
+		{definition.StreamState{Known: true, MaxAge: time.Hour}, true, "[]"},
+		{definition.StreamState{Known: true, MaxAge: time.Hour}, false, "[1h0m0s]"},
+		{definition.StreamState{Known: true, MaxAge: time.Hour}, false, "[1h0m0s]"},
+		{definition.StreamState{Blind: true}, false, "[1h0m0s]"},
+		{definition.StreamState{Known: true}, false, "[1h0m0s 0s]"},
+		{definition.StreamState{Known: true}, false, "[1h0m0s 0s]"},
+	} {
+		f.state = c.state
+		f.away.Store(c.away)
+		r.look(t.Context())
+		if got := fmt.Sprint(f.ages); got != c.want {
+			t.Errorf("look %d: storage was told %s, want %s", i+1, got, c.want)
 		}
 	}
 }

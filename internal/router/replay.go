@@ -172,17 +172,15 @@ func (r *Router) replayed(c *definition.ClaimedReplay, table *match.Table, deliv
 	for i := range deliveries {
 		d := &deliveries[i]
 		verdict := r.decideSafely(table, d)
-		if verdict.reject != nil || len(verdict.met) == 0 || !wantedType(c.EventTypes, verdict.event.Type) {
+		if verdict.reject != nil || len(verdict.occurrences) == 0 || !wantedType(c.EventTypes, verdict.event.Type) {
 			continue
 		}
-		known, err := record(d, &verdict.event, len(verdict.met))
+		known, err := record(d, &verdict.event, len(verdict.occurrences))
 		if _, twice := events[known.ID]; twice || err != nil {
 			continue
 		}
 		events[known.ID] = known
-		for _, met := range verdict.met {
-			occurrences = append(occurrences, occurrence(&verdict.event, met))
-		}
+		occurrences = append(occurrences, verdict.occurrences...)
 	}
 	return slices.Collect(maps.Values(events)), occurrences
 }

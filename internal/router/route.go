@@ -78,9 +78,9 @@ func xmax(snapshot string) (uint64, bool) {
 // decision is what is to be done about one delivery: a dead letter when reject is set, or else a row for each definition
 // that the event meets.
 type decision struct {
-	event  definition.Event
-	met    []match.Met
-	reject *definition.Reject
+	event       definition.Event
+	occurrences []definition.Occurrence
+	reject      *definition.Reject
 }
 
 // decide is the whole verdict about a delivery. It is pure.
@@ -93,7 +93,11 @@ func decide(table *match.Table, prefix string, d *definition.Delivery) decision 
 	if err != nil {
 		return decision{event: event, reject: &definition.Reject{Reason: definition.RejectNotJSON, Detail: err.Error()}}
 	}
-	return decision{event: event, met: met}
+	v := decision{event: event}
+	for _, m := range met {
+		v.occurrences = append(v.occurrences, occurrence(&event, m))
+	}
+	return v
 }
 
 // decideSafely makes a dead letter of a message at which decide panics, so that a fault of ours costs one message and not the
@@ -112,11 +116,13 @@ func (r *Router) decideSafely(table *match.Table, d *definition.Delivery) (v dec
 func occurrence(e *definition.Event, met match.Met) definition.Occurrence {
 	o := definition.Occurrence{
 		DefinitionID: met.ID, Revision: met.Revision, Kind: definition.KindEvent, Key: definition.EventKey(e.ID),
-		Input: e.Raw, EventID: e.ID, EventType: e.Type, TraceID: e.TraceID,
+		Input: e.Raw, EventID: e.ID, EventType: e.Type, TraceID: e.TraceID, Depth: e.Depth,
 	}
 	if met.Err != nil {
 		o.ConditionError = met.Err.Error()
+		return o
 	}
+	met.Keyer.Set(context.Background(), &o) // bounded by what the expression may cost
 	return o
 }
 
@@ -180,7 +186,7 @@ func (r *Router) routeItems(ctx context.Context, items []*item) error {
 		switch {
 		case verdict.reject != nil:
 			continue
-		case len(verdict.met) == 0:
+		case len(verdict.occurrences) == 0:
 			unmatched++
 			it.outcome = definition.OutcomeUnmatched
 			if !r.o.RecordUnmatched {
@@ -188,10 +194,10 @@ func (r *Router) routeItems(ctx context.Context, items []*item) error {
 			}
 		default:
 			matched++
-			it.outcome, it.matches = definition.OutcomeRouted, len(verdict.met)
+			it.outcome, it.matches = definition.OutcomeRouted, len(verdict.occurrences)
 		}
-		for _, met := range verdict.met {
-			if met.Err != nil {
+		for _, o := range verdict.occurrences {
+			if o.ConditionError != "" {
 				errored++
 			}
 		}
@@ -217,7 +223,7 @@ func (r *Router) routeItems(ctx context.Context, items []*item) error {
 
 // add puts an event and its occurrences into rows, which are committed whenever they are full.
 func (r *Router) add(ctx context.Context, s *rows, it *item, verdict *decision) error {
-	known, err := record(&it.Delivery, &verdict.event, len(verdict.met))
+	known, err := record(&it.Delivery, &verdict.event, len(verdict.occurrences))
 	if err != nil {
 		it.reject = &definition.Reject{Reason: definition.RejectInternalError, Detail: err.Error()}
 		return nil
@@ -229,7 +235,7 @@ func (r *Router) add(ctx context.Context, s *rows, it *item, verdict *decision) 
 		}
 		s.event(it, known)
 	}
-	for _, met := range verdict.met {
+	for _, o := range verdict.occurrences {
 		if s.full() {
 			if err := r.commit(ctx, s); err != nil {
 				return err
@@ -239,7 +245,7 @@ func (r *Router) add(ctx context.Context, s *rows, it *item, verdict *decision) 
 			}
 			s.event(it, known)
 		}
-		s.occurrence(it, occurrence(&verdict.event, met))
+		s.occurrence(it, o)
 	}
 	return nil
 }

@@ -92,6 +92,8 @@ type Store interface {
 	// SetUnmatchedRecording notes whether events that match nothing are recorded, and RemoveUnmatched removes old ones.
 	SetUnmatchedRecording(ctx context.Context, on bool) error
 	RemoveUnmatched(ctx context.Context, age time.Duration) (int, error)
+	// NoteStreamAge notes how long the stream keeps events; 0 for ever.
+	NoteStreamAge(ctx context.Context, age time.Duration) error
 	// RoutingAsked reports whether there are dead letters to be routed again, and replays.
 	RoutingAsked(ctx context.Context) (letters, replays bool, err error)
 	letterStore

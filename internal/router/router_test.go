@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,6 +40,8 @@ type fakes struct {
 	attempted []uint64
 	forgotten []uint64
 	state     definition.StreamState
+	away      atomic.Bool     // storage does not take the stream's age
+	ages      []time.Duration // that it was told
 
 	mu       sync.Mutex
 	opens    int
@@ -96,6 +99,13 @@ func (f *fakes) Get(context.Context, uint64) (definition.Delivery, bool, error) 
 
 func (f *fakes) SetUnmatchedRecording(context.Context, bool) error           { return nil }
 func (f *fakes) RemoveUnmatched(context.Context, time.Duration) (int, error) { return 0, nil }
+func (f *fakes) NoteStreamAge(_ context.Context, age time.Duration) error {
+	if f.away.Load() {
+		return definition.ErrUnavailable
+	}
+	f.ages = append(f.ages, age)
+	return nil
+}
 func (f *fakes) RoutingAsked(context.Context) (letters, replays bool, e error) {
 	return false, false, nil
 }
