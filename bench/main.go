@@ -33,6 +33,7 @@ type options struct {
 	starts    int
 	unmatched int
 	runs      int
+	items     int
 	idle      int
 	idleFor   int
 	schedules int
@@ -58,12 +59,13 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.IntVar(&o.starts, "starts", 2000, "workflows started in a round")
 	flags.IntVar(&o.unmatched, "unmatched", 200_000, "events that match nothing in a round")
 	flags.IntVar(&o.runs, "runs", 600, "runs completed in a round")
+	flags.IntVar(&o.items, "items", 1000, "items of a for_each task")
 	flags.IntVar(&o.idle, "idle-definitions", 10_000, "definitions of the idle system")
 	flags.IntVar(&o.idleFor, "idle-seconds", 60, "how long the idle system is watched")
 	flags.IntVar(&o.schedules, "schedules", 10_000, "cron definitions whose schedules are brought in line")
 	flags.IntVar(&o.herd, "herd", 10_000, "definitions that are due in the same minute")
 	flags.IntVar(&o.latency, "latency", 400, "events whose way to their first task is timed")
-	flags.StringVar(&o.only, "only", "", "measure only this: starts, unmatched, latency, runs, idle, schedules, herd, match")
+	flags.StringVar(&o.only, "only", "", "measure only this: starts, unmatched, latency, runs, items, idle, schedules, herd, match")
 	flags.StringVar(&o.out, "out", filepath.Join(".bench", "results.json"), "where the results are written")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -77,7 +79,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	for _, m := range []struct {
 		name    string
 		measure func(context.Context, *bench, options) ([]figure, error)
-	}{{"starts", measureStarts}, {"unmatched", measureUnmatched}, {"latency", measureLatency}, {"runs", measureRuns}, {"idle", measureIdle},
+	}{{"starts", measureStarts}, {"unmatched", measureUnmatched}, {"latency", measureLatency}, {"runs", measureRuns}, {"items", measureItems}, {"idle", measureIdle},
 		{"schedules", measureSchedules}, {"herd", measureHerd}, {"match", measureMatch}} {
 		if o.only != "" && m.name != o.only {
 			continue

@@ -4,17 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
-	"go.temporal.io/sdk/worker"
-	"go.temporal.io/sdk/workflow"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/activity-core/activity-core/internal/definition"
@@ -22,9 +18,6 @@ import (
 
 // concurrency is that of the router's starts, and so of the bare loop's.
 const concurrency = 64
-
-// pollers are those of internal/execution's workers.
-const pollers = 8
 
 const eventDefinition = `{"name": "bench", "trigger_config": {"trigger_type": "event", "event_type": "bench.event",
 	"filters": {"tier": "pro"}}, "tasks": [{"name": "say", "type": "log", "with": {"message": "x"}}]}`
@@ -52,7 +45,12 @@ func measureStarts(ctx context.Context, b *bench, o options) ([]figure, error) {
 
 // routed publishes n matching events and measures how fast a router starts their runs.
 func (s *system) routed(ctx context.Context, n int) (float64, error) {
-	if _, err := s.create(ctx, eventDefinition); err != nil {
+	return s.routedTo(ctx, n, eventDefinition)
+}
+
+// routedTo is routed with a definition of the same trigger.
+func (s *system) routedTo(ctx context.Context, n int, document string) (float64, error) {
+	if _, err := s.create(ctx, document); err != nil {
 		return 0, err
 	}
 	if err := s.publish(ctx, n, "bench.event", jetstream.FileStorage); err != nil {
@@ -162,63 +160,6 @@ func (s *system) consume(ctx context.Context, n int) (float64, error) {
 	}
 	rate := float64(n) / time.Since(began).Seconds()
 	return rate, s.b.js.DeleteConsumer(ctx, s.stream(), name)
-}
-
-// measureRuns: complete runs of one log task, against a hand-written workflow with one Temporal activity. In both cases the
-// workflows are started first, and what is measured is how fast one worker process completes them.
-func measureRuns(ctx context.Context, b *bench, o options) ([]figure, error) {
-	raw := func(ctx context.Context) (float64, error) { return b.completeBare(ctx, o.runs) }
-	ours := func(ctx context.Context) (float64, error) {
-		s, err := b.newSystem(ctx)
-		if err != nil {
-			return 0, err
-		}
-		rate, err := s.complete(ctx, o.runs)
-		return rate, errors.Join(err, s.end())
-	}
-	r, bare, complete, err := ratio(ctx, o.rounds, raw, ours)
-	return []figure{
-		{"hand-written workflow, one activity", bare, "runs/s", ""},
-		{"complete runs of one log task", complete, "runs/s", ""},
-		{"complete runs, ratio to hand-written", r, "×", "0.6 or more"},
-	}, err
-}
-
-func (s *system) complete(ctx context.Context, n int) (float64, error) {
-	if _, err := s.routed(ctx, n); err != nil {
-		return 0, err
-	}
-	w, err := s.start("worker")
-	if err != nil {
-		return 0, err
-	}
-	return w.rate(ctx, n, "actcore_runs_total", `outcome="succeeded"`)
-}
-
-// completeBare is what somebody would write without us: a workflow that calls one activity which writes nothing.
-func (b *bench) completeBare(ctx context.Context, n int) (float64, error) {
-	queue := "hand-written-" + uuid.NewString()
-	if _, err := b.startLoop(ctx, n, queue, "HandWritten"); err != nil {
-		return 0, err
-	}
-	var done atomic.Int64
-	// As many pollers as our worker has: it is what a run does that is compared, not the settings.
-	w := worker.New(b.temporal, queue, worker.Options{MaxConcurrentWorkflowTaskPollers: pollers, MaxConcurrentActivityTaskPollers: pollers})
-	w.RegisterActivityWithOptions(func(context.Context, string) (string, error) { return "ok", nil }, activity.RegisterOptions{Name: "HandWrittenTask"})
-	w.RegisterWorkflowWithOptions(func(ctx workflow.Context, in definition.RunInput) error {
-		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{ScheduleToCloseTimeout: 5 * time.Minute})
-		var answer string
-		err := workflow.ExecuteActivity(ctx, "HandWrittenTask", in.DefinitionID).Get(ctx, &answer)
-		if !workflow.IsReplaying(ctx) {
-			done.Add(1)
-		}
-		return err
-	}, workflow.RegisterOptions{Name: "HandWritten"})
-	if err := w.Start(); err != nil {
-		return 0, err
-	}
-	defer w.Stop()
-	return growth(ctx, n, func() float64 { return float64(done.Load()) })
 }
 
 // growth is process.rate for a counter of this process.
