@@ -156,9 +156,9 @@ const claimedFor = 30 * time.Second
 // maxClaims is how often a dead letter is claimed before it counts as one that kills routers.
 const maxClaims = 3
 
-// ClaimDeadLetters claims some of the dead letters that are to be routed again, with their data. One that was claimed before without
-// an end is claimed alone, after the others, so that those at which routers die take no others with them; one that was claimed
-// several times so is open again instead.
+// ClaimDeadLetters claims some of the dead letters that are to be routed again, with their data. One that was claimed before
+// without an end is claimed alone, after the others, so that those at which routers die take no others with them; one that was
+// claimed several times so is open again instead.
 func (s *Store) ClaimDeadLetters(ctx context.Context, limit int) ([]definition.StoredDeadLetter, error) {
 	const attempt = "claim dead letters"
 	const due = `SELECT id FROM dead_letters

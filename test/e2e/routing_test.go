@@ -39,8 +39,8 @@ func TestCrashLoop(t *testing.T) {
 		return len(letters) > 0, err
 	})
 	letter := letters[0]
-	if len(letters) != 1 || letter.Str("reason") != "crash_loop" || letter.Str("event_id") != "poison" || letter.Str("status") != "open" ||
-		letter.Int("deliveries") != 6 {
+	if len(letters) != 1 || letter.Str("reason") != "crash_loop" || letter.Str("event_id") != "poison" ||
+		letter.Str("status") != "open" || letter.Int("deliveries") != 6 {
 		t.Errorf("dead letters %v, want the poison's, at its sixth delivery", letters)
 	}
 	if deaths != 5 {
@@ -226,7 +226,8 @@ func TestReplayingRouterKilled(t *testing.T) {
 	path := askReplay(s, id, from, time.Now(), false)
 	victim.WaitKilled(20 * time.Second)
 	r := call(s, http.MethodGet, path, "", http.StatusOK)
-	if got, want := countsOf(r.Object("done")), (replayCounts{read: 256, matched: 18, new: 18}); r.Str("status") != "running" || got != want {
+	want := replayCounts{read: 256, matched: 18, new: 18}
+	if got := countsOf(r.Object("done")); r.Str("status") != "running" || got != want {
 		t.Errorf("the replay of a dead router is %s, and has done %+v, want running, and %+v", r.Str("status"), got, want)
 	}
 	s.Start("event-router")
