@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -155,28 +156,34 @@ const claimedFor = 30 * time.Second
 // maxClaims is how often a dead letter is claimed before it counts as one that kills routers.
 const maxClaims = 3
 
-// ClaimDeadLetters claims some of the dead letters that are to be routed again, with their data. One that was claimed several
-// times without an end is open again instead: the routers die at it.
+// ClaimDeadLetters claims some of the dead letters that are to be routed again, with their data. One that was claimed before
+// without an end is claimed alone, after the others, so that those at which routers die take no others with them; one that was
+// claimed several times so is open again instead.
 func (s *Store) ClaimDeadLetters(ctx context.Context, limit int) ([]definition.StoredDeadLetter, error) {
 	const attempt = "claim dead letters"
 	const due = `SELECT id FROM dead_letters
-		WHERE status = 'retrying' AND (lease_until IS NULL OR lease_until < now()) AND (claims >= $1) = $2
+		WHERE status = 'retrying' AND (lease_until IS NULL OR lease_until < now()) AND claims BETWEEN $1 AND $2
 		ORDER BY seq LIMIT $3 FOR UPDATE SKIP LOCKED`
 	_, err := s.pool.Exec(ctx, `
 		UPDATE dead_letters SET status = 'open', retries = retries + 1, reason = $4, detail = $5, lease_until = NULL
-		WHERE id IN (`+due+`)`, maxClaims, true, limit, definition.RejectCrashLoop,
+		WHERE id IN (`+due+`)`, maxClaims, math.MaxInt32, limit, definition.RejectCrashLoop,
 		fmt.Sprintf("the router ended %d times while it routed the message again", maxClaims))
 	if err != nil {
 		return nil, translate(attempt, err)
 	}
-	rows, err := s.pool.Query(ctx, `
-		UPDATE dead_letters SET claims = claims + 1, lease_until = now() + $4::interval WHERE id IN (`+due+`)
-		RETURNING `+deadLetterColumns+`, data`, maxClaims, false, limit, claimedFor)
-	if err != nil {
-		return nil, translate(attempt, err)
+	for _, part := range []struct{ from, to, limit int }{{0, 0, limit}, {1, maxClaims - 1, 1}} {
+		rows, err := s.pool.Query(ctx, `
+			UPDATE dead_letters SET claims = claims + 1, lease_until = now() + $4::interval WHERE id IN (`+due+`)
+			RETURNING `+deadLetterColumns+`, data`, part.from, part.to, part.limit, claimedFor)
+		if err != nil {
+			return nil, translate(attempt, err)
+		}
+		list, err := pgx.CollectRows(rows, scanWithData)
+		if err != nil || len(list) > 0 {
+			return list, translate(attempt, err)
+		}
 	}
-	list, err := pgx.CollectRows(rows, scanWithData)
-	return list, translate(attempt, err)
+	return nil, nil
 }
 
 // DeadLettersRouted marks claimed dead letters as routed; runs has how many runs each of them made.

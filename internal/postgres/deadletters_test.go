@@ -53,6 +53,16 @@ func claimed(t *testing.T, s *Store, limit int) string {
 	return strings.Join(seqs, " ")
 }
 
+// claimedSingly claims some times, and returns what each claim brought.
+func claimedSingly(t *testing.T, s *Store, times int) string {
+	t.Helper()
+	var got []string
+	for range times {
+		got = append(got, claimed(t, s, 10))
+	}
+	return strings.Join(got, " ")
+}
+
 // letterLeasesEnd lets the time pass that routers have for what they claimed.
 func letterLeasesEnd(t *testing.T, s *Store) {
 	t.Helper()
@@ -228,8 +238,8 @@ func TestMoveDeadLetters(t *testing.T) {
 	}
 }
 
-// TestClaimDeadLetters: routers share what is to be retried; what one did not end is another's after a while; and what is
-// never ended is given up.
+// TestClaimDeadLetters: routers share what is to be retried; what one did not end is another's after a while, one by one; and what
+// is never ended is given up.
 func TestClaimDeadLetters(t *testing.T) {
 	t.Parallel()
 	s, ctx := newStore(t), t.Context()
@@ -270,9 +280,9 @@ func TestClaimDeadLetters(t *testing.T) {
 	if got := asked(); got != "false false" {
 		t.Errorf("all claimed: asked %s, want false false", got)
 	}
-	// The second claim ends well for one, and badly for another.
+	// The second claim, of each alone, ends well for one, and badly for another.
 	letterLeasesEnd(t, s)
-	if got := asked() + " " + claimed(t, s, 10); got != "true false 1 2 3 4" {
+	if got := asked() + " " + claimedSingly(t, s, 4); got != "true false 1 2 3 4" {
 		t.Errorf("after the leases: %s, want true false 1 2 3 4", got)
 	}
 	if err := s.DeadLettersRouted(ctx, ids[:1], []int{2}); err != nil {
@@ -280,10 +290,17 @@ func TestClaimDeadLetters(t *testing.T) {
 	}
 	storeLetters(t, s, letter(2, "now legal", "bad_field"))
 	letterLeasesEnd(t, s)
-	if got := claimed(t, s, 10); got != "3 4" {
-		t.Errorf("third claim: %s, want 3 4", got)
+	storeLetters(t, s, letter(5, "", "bad_time"))
+	if _, err := s.RetryDeadLetters(ctx, definition.SelectDeadLetters{Reason: "bad_time"}, false); err != nil {
+		t.Fatal(err)
 	}
-	const third = "1 routed bad_time 0 settled 2, 2 open bad_field 1, 3 retrying bad_time 0, 4 retrying bad_time 0"
+	if got := claimedSingly(t, s, 3); got != "5 3 4" {
+		t.Errorf("third claim: %s, want 5 for the first time, 3, 4", got)
+	}
+	if err := s.DeadLettersRouted(ctx, storeLetters(t, s)[4:], []int{0}); err != nil {
+		t.Fatal(err)
+	}
+	const third = "1 routed bad_time 0 settled 2, 2 open bad_field 1, 3 retrying bad_time 0, 4 retrying bad_time 0, 5 routed bad_time 0 settled"
 	if got := claimed(t, s, 10) + letterStates(t, s); got != third {
 		t.Errorf("during the third: %s", got)
 	}
@@ -291,7 +308,8 @@ func TestClaimDeadLetters(t *testing.T) {
 	if got := claimed(t, s, 10) + asked(); got != "false false" {
 		t.Errorf("after three: %s, want nothing left", got)
 	}
-	if got := letterStates(t, s); got != "1 routed bad_time 0 settled 2, 2 open bad_field 1, 3 open crash_loop 1, 4 open crash_loop 1" {
+	if got := letterStates(t, s); got != "1 routed bad_time 0 settled 2, 2 open bad_field 1, 3 open crash_loop 1, 4 open crash_loop 1, "+
+		"5 routed bad_time 0 settled" {
 		t.Errorf("after three: %s", got)
 	}
 	// Somebody who asks again gives it three more.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/failpoint"
 	"github.com/activity-core/activity-core/internal/match"
 )
 
@@ -145,6 +146,7 @@ func (r *Router) replayStep(ctx context.Context, c *definition.ClaimedReplay, ta
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("replay-committed")
 	*c = next
 	group := errgroup.Group{}
 	group.SetLimit(replayStarts)

@@ -83,21 +83,19 @@ type decision struct {
 	reject      *definition.Reject
 }
 
-// decide is the whole verdict about a delivery. It is pure.
-func decide(table *match.Table, prefix string, d *definition.Delivery) decision {
-	event, reject := definition.ParseMessage(d.Subject, d.Header, d.Data, prefix)
-	if reject != nil {
-		return decision{event: event, reject: reject}
+// decide is the whole verdict about a delivery. It is pure. After a panic the decision holds what was found out before.
+func (v *decision) decide(table *match.Table, prefix string, d *definition.Delivery) {
+	if v.event, v.reject = definition.ParseMessage(d.Subject, d.Header, d.Data, prefix); v.reject != nil {
+		return
 	}
-	met, err := table.Match(&event, d.PublishedAt)
+	met, err := table.Match(&v.event, d.PublishedAt)
 	if err != nil {
-		return decision{event: event, reject: &definition.Reject{Reason: definition.RejectNotJSON, Detail: err.Error()}}
+		v.reject = &definition.Reject{Reason: definition.RejectNotJSON, Detail: err.Error()}
+		return
 	}
-	v := decision{event: event}
 	for _, m := range met {
-		v.occurrences = append(v.occurrences, occurrence(&event, m))
+		v.occurrences = append(v.occurrences, occurrence(&v.event, m))
 	}
-	return v
 }
 
 // decideSafely makes a dead letter of a message at which decide panics, so that a fault of ours costs one message and not the
@@ -106,11 +104,12 @@ func (r *Router) decideSafely(table *match.Table, d *definition.Delivery) (v dec
 	defer func() {
 		if fault := recover(); fault != nil {
 			r.o.Log.Error("routing a message failed", "stream_seq", d.StreamSeq, "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
-			v = decision{reject: &definition.Reject{Reason: definition.RejectInternalError,
-				Detail: "the router failed at this message; its log tells more"}}
+			v.reject = &definition.Reject{Reason: definition.RejectInternalError,
+				Detail: "the router failed at this message; its log tells more"}
 		}
 	}()
-	return decide(table, r.o.SubjectPrefix, d)
+	v.decide(table, r.o.SubjectPrefix, d)
+	return v
 }
 
 func occurrence(e *definition.Event, met match.Met) definition.Occurrence {

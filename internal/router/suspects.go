@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/match"
 )
 
 const (
@@ -51,6 +52,9 @@ func (r *Router) routeSuspects(ctx context.Context, items []*item) error {
 		if it.attempts > maxAttempts {
 			it.reject = &definition.Reject{Reason: definition.RejectCrashLoop,
 				Detail: fmt.Sprintf("routers ended %d times while they routed this message alone", maxAttempts)}
+			if it.attempts == maxAttempts+1 { // once: it may be reading it that they die of
+				it.eventID = r.decideSafely(&match.Table{}, &it.Delivery).event.ID
+			}
 		}
 		if err := r.routeItems(ctx, []*item{it}); err != nil {
 			return err

@@ -20,11 +20,11 @@ func (f *fakes) suspect(seq, deliveries int) definition.Delivery {
 }
 
 // TestSuspects: messages that were delivered again and again come after the others of their batch, each alone, those with the
-// fewest attempts first; after three attempts one is given up.
+// fewest attempts first; after three attempts one is given up. Its event's id is read then, once: routers may die of just that.
 func TestSuspects(t *testing.T) {
 	t.Parallel()
 	f := newFakes(routable("d"))
-	f.attempts = map[uint64]int{1: maxAttempts, 2: 2, 3: 0, 4: 1, 5: maxAttempts - 1, 6: 0}
+	f.attempts = map[uint64]int{1: maxAttempts, 2: 2, 3: 0, 4: 1, 5: maxAttempts - 1, 6: 0, 9: maxAttempts + 1}
 	type commit struct {
 		events  string
 		settled int // by then
@@ -43,8 +43,8 @@ func TestSuspects(t *testing.T) {
 	}
 	r, _ := run(t, f, nil)
 	f.feed <- []definition.Delivery{f.suspect(1, 9), f.suspect(2, 3), f.suspect(3, 3), f.suspect(4, 4), f.suspect(5, 3), f.suspect(6, 3),
-		f.suspect(7, 2), f.delivery(8, "")}
-	f.wait(t, 8)
+		f.suspect(7, 2), f.delivery(8, ""), f.suspect(9, 10)}
+	f.wait(t, 9)
 	f.mu.Lock()
 	var order []string
 	for _, c := range commits {
@@ -53,25 +53,28 @@ func TestSuspects(t *testing.T) {
 	if got := fmt.Sprint(order); got != "[[e7 e8] [e3] [e6] [e4] [e2] [e5]]" {
 		t.Errorf("committed %s, want the ordinary ones and then each suspect by its attempts", got)
 	}
-	if got := fmt.Sprint(f.attempted, f.forgotten); got != "[3 6 4 2 5 1] [3 6 4 2 5 1]" {
+	if got := fmt.Sprint(f.attempted, f.forgotten); got != "[3 6 4 2 5 1 9] [3 6 4 2 5 1 9]" {
 		t.Errorf("attempts at, and forgotten %s", got)
 	}
-	if len(f.letters) != 1 || f.letters[0].StreamSeq != 1 || f.letters[0].Reason != definition.RejectCrashLoop || f.letters[0].Detail == "" ||
-		f.letters[0].Deliveries != 9 {
-		t.Errorf("dead letters %+v, want the first one alone", f.letters)
+	var letters []string
+	for _, l := range f.letters {
+		letters = append(letters, fmt.Sprintf("%d %s %q %d %v", l.StreamSeq, l.Reason, l.EventID, l.Deliveries, l.Detail != ""))
+	}
+	if got := fmt.Sprint(letters); got != `[1 crash_loop "e1" 9 true 9 crash_loop "" 10 true]` {
+		t.Errorf("dead letters %s, want the first one and the ninth", got)
 	}
 	f.mu.Unlock()
-	for seq := 1; seq <= 8; seq++ {
+	for seq := 1; seq <= 9; seq++ {
 		want := definition.OutcomeRouted
-		if seq == 1 {
+		if seq == 1 || seq == 9 {
 			want = definition.OutcomeDead
 		}
 		if got := f.final(t, seq); got != want {
 			t.Errorf("delivery %d: outcome %d, want %d", seq, got, want)
 		}
 	}
-	if got := value(t, r.metrics.dead.WithLabelValues(definition.RejectCrashLoop)); got != 1 {
-		t.Errorf("%v are counted as crash loops, want 1", got)
+	if got := value(t, r.metrics.dead.WithLabelValues(definition.RejectCrashLoop)); got != 2 {
+		t.Errorf("%v are counted as crash loops, want 2", got)
 	}
 }
 
@@ -112,7 +115,8 @@ func TestPanicCostsOneMessage(t *testing.T) {
 	if err := r.routeItems(t.Context(), []*item{&b.items[0], &b.items[1]}); err != nil {
 		t.Fatal(err)
 	}
-	if len(f.letters) != 2 || f.letters[0].Reason != definition.RejectInternalError || f.letters[1].Reason != definition.RejectNotJSON {
+	if len(f.letters) != 2 || f.letters[0].Reason != definition.RejectInternalError || f.letters[0].EventID != "e1" ||
+		f.letters[1].Reason != definition.RejectNotJSON {
 		t.Errorf("dead letters %+v", f.letters)
 	}
 	if f.final(t, 1) != definition.OutcomeDead || f.final(t, 2) != definition.OutcomeDead {

@@ -42,3 +42,17 @@ func (s *System) Routed(timeout time.Duration) {
 		return info.NumPending == 0 && info.NumAckPending == 0, nil
 	})
 }
+
+// Delivered returns how many messages the stream holds, and how often one was delivered to a router.
+func (s *System) Delivered() (stored, delivered int) {
+	s.T.Helper()
+	stream, err := s.JS.Stream(s.T.Context(), s.Names.Stream)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	consumer, err := stream.Consumer(s.T.Context(), s.Names.Durable)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	return int(stream.CachedInfo().State.Msgs), int(consumer.CachedInfo().Delivered.Consumer)
+}
