@@ -3,6 +3,7 @@ package execution
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -27,7 +28,19 @@ type fakeLedger struct {
 	outcome  definition.RunStatus // what stands when it is not FinishRun's
 	wake     []string
 	results  map[int]definition.TaskResult
+	items    map[[2]int]definition.ItemResult // by task and item
+	now      func() time.Time
 	history  []definition.TaskResult
+}
+
+// inSequence lets each task need the one before it, unless it says what it needs.
+func inSequence(tasks []definition.Task) []definition.Task {
+	for i := 1; i < len(tasks); i++ {
+		if tasks[i].Needs == nil {
+			tasks[i].Needs = []string{tasks[i-1].Name}
+		}
+	}
+	return tasks
 }
 
 const fakeRunID = "0197a1b2-3c4d-7e5f-8a9b-0c1d2e3f4a5b"
@@ -35,10 +48,10 @@ const fakeRunID = "0197a1b2-3c4d-7e5f-8a9b-0c1d2e3f4a5b"
 func newFakeLedger(tasks ...definition.Task) *fakeLedger {
 	started := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return &fakeLedger{
-		doc: definition.Document{Name: "fake", Tasks: tasks},
+		doc: definition.Document{Name: "fake", Tasks: inSequence(tasks)},
 		run: definition.Run{ID: fakeRunID, DefinitionID: "def", DefinitionName: "fake", Revision: 1,
 			Kind: definition.KindManual, Status: definition.RunRunning, AcceptedAt: started, StartedAt: &started},
-		results: map[int]definition.TaskResult{},
+		results: map[int]definition.TaskResult{}, items: map[[2]int]definition.ItemResult{}, now: time.Now,
 	}
 }
 
@@ -83,23 +96,116 @@ func (l *fakeLedger) FinishRun(_ context.Context, f definition.Finish) (definiti
 	return definition.Finished{Run: run, Wake: l.wake}, nil
 }
 
-func (l *fakeLedger) BeginTask(_ context.Context, runID string, index, attempt int) (definition.TaskWork, error) {
+func (l *fakeLedger) RunDocument(context.Context, string) (definition.Document, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.doc, l.unavailable()
+}
+
+func (l *fakeLedger) BeginTask(_ context.Context, b definition.TaskBegin) (definition.TaskWork, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.unavailable(); err != nil {
 		return definition.TaskWork{}, err
 	}
-	if runID != l.run.ID || index >= len(l.doc.Tasks) {
+	if b.RunID != l.run.ID || b.Index >= len(l.doc.Tasks)+len(l.doc.OnFailure) {
 		return definition.TaskWork{}, definition.ErrNotFound
 	}
-	work := definition.TaskWork{Run: l.run, Task: l.doc.Tasks[index]}
-	if r, ok := l.results[index]; ok && r.Status != definition.TaskRunning {
+	work := definition.TaskWork{Run: l.run, Item: b.Item}
+	for _, name := range b.Reads {
+		for _, r := range l.results {
+			if r.Name == name {
+				work.Results = append(work.Results, r)
+			}
+		}
+	}
+	if b.Item >= 0 {
+		return l.beginItem(work, b), nil
+	}
+	if r, ok := l.results[b.Index]; ok && r.Status != definition.TaskRunning {
 		work.Done = &r
 		return work, nil
 	}
-	l.results[index] = definition.TaskResult{Index: index, Name: work.Task.Name, Status: definition.TaskRunning,
-		Attempts: attempt, Error: l.results[index].Error}
+	if !b.Look {
+		old, started := l.results[b.Index], l.now()
+		if old.Status != "" {
+			started = old.StartedAt
+		}
+		l.results[b.Index] = definition.TaskResult{Index: b.Index, Name: b.Name, Type: b.Type, Status: definition.TaskRunning,
+			Attempts: b.Attempt, Error: old.Error, Input: old.Input, StartedAt: started}
+	}
 	return work, nil
+}
+
+func (l *fakeLedger) beginItem(work definition.TaskWork, b definition.TaskBegin) definition.TaskWork {
+	key := [2]int{b.Index, b.Item}
+	if r, ok := l.items[key]; ok && r.Status != definition.TaskRunning {
+		work.Done = &definition.TaskResult{Status: r.Status, Error: r.Error}
+	} else if !b.Look {
+		l.items[key] = definition.ItemResult{Index: b.Index, Item: b.Item, Status: definition.TaskRunning, Value: b.Value, Attempts: b.Attempt}
+	}
+	return work
+}
+
+func (l *fakeLedger) AddTask(_ context.Context, r definition.TaskResult) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.unavailable(); err != nil {
+		return false, err
+	}
+	if _, known := l.results[r.Index]; known || l.run.Status != definition.RunRunning {
+		return false, nil
+	}
+	l.results[r.Index] = r
+	l.history = append(l.history, r)
+	return true, nil
+}
+
+func (l *fakeLedger) FinishItem(_ context.Context, r definition.ItemResult) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if old := l.items[[2]int{r.Index, r.Item}]; old.Status == "" || old.Status == definition.TaskRunning {
+		l.items[[2]int{r.Index, r.Item}] = r
+	}
+	return l.unavailable()
+}
+
+func (l *fakeLedger) PlanItems(
+	_ context.Context, _ string, index, items int, limit time.Duration,
+) ([]definition.TaskStatus, time.Duration, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	statuses := make([]definition.TaskStatus, items)
+	for i := range statuses {
+		statuses[i] = l.items[[2]int{index, i}].Status
+	}
+	return statuses, l.results[index].StartedAt.Add(limit).Sub(l.now()), l.unavailable()
+}
+
+func (l *fakeLedger) FinishItems(_ context.Context, r definition.TaskResult) (definition.TaskResult, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := 0; r.Status == ""; i++ {
+		item, ok := l.items[[2]int{r.Index, i}]
+		if !ok {
+			r.Status = definition.TaskSucceeded
+		} else if item.Status == definition.TaskFailed {
+			r.Status, r.Error = item.Status, fmt.Sprintf("item %d: %s", i, item.Error)
+		}
+	}
+	l.results[r.Index] = r
+	return r, l.unavailable()
+}
+
+func (l *fakeLedger) PlanWait(_ context.Context, _ string, index int, p definition.WaitPlan) (definition.WaitLeft, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.results[index]
+	until := p.Until
+	if until.IsZero() {
+		until = r.StartedAt.Add(p.Duration)
+	}
+	return definition.WaitLeft{Left: until.Sub(l.now()), Limit: r.StartedAt.Add(p.Limit).Sub(l.now())}, l.unavailable()
 }
 
 func (l *fakeLedger) FinishTask(_ context.Context, r definition.TaskResult) error {
@@ -158,4 +264,8 @@ func task(t testing.TB, name string, kind definition.TaskType, with any) definit
 
 func logTask(t testing.TB, name string) definition.Task {
 	return task(t, name, definition.TaskLog, definition.LogTask{Message: "hello from " + name})
+}
+
+func (l *fakeLedger) GetEnd(context.Context, string) (definition.RunEnd, error) {
+	return definition.RunEnd{}, definition.ErrNotFound
 }

@@ -44,6 +44,10 @@ type rig struct {
 	registry *prometheus.Registry
 	// away, while it is set, makes the worker's calls to the ledger fail as if Postgres were away.
 	away atomic.Bool
+	// maxEvents is how long a history may become, 0 for the default.
+	maxEvents int
+	// ended counts the runs that the worker says have ended.
+	ended atomic.Int32
 }
 
 // interrupted is the store, away at times.
@@ -73,11 +77,18 @@ func (s interrupted) FinishRun(ctx context.Context, f definition.Finish) (defini
 	return s.Store.FinishRun(ctx, f)
 }
 
-func (s interrupted) BeginTask(ctx context.Context, id string, index, attempt int) (definition.TaskWork, error) {
+func (s interrupted) BeginTask(ctx context.Context, b definition.TaskBegin) (definition.TaskWork, error) {
 	if err := s.down(); err != nil {
 		return definition.TaskWork{}, err
 	}
-	return s.Store.BeginTask(ctx, id, index, attempt)
+	return s.Store.BeginTask(ctx, b)
+}
+
+func (s interrupted) AddTask(ctx context.Context, r definition.TaskResult) (bool, error) {
+	if err := s.down(); err != nil {
+		return false, err
+	}
+	return s.Store.AddTask(ctx, r)
 }
 
 func (s interrupted) FinishTask(ctx context.Context, r definition.TaskResult) error {
@@ -117,10 +128,12 @@ func (r *rig) newWorker(registry prometheus.Registerer) *Worker {
 	w, err := NewWorker(Options{
 		Temporal: r.temporal, Store: interrupted{r.store, &r.away}, Publisher: r.js, Log: discard(), Registerer: registry,
 		OrchestratorTaskQueue: r.names.OrchestratorTaskQueue, TaskTaskQueue: r.names.TaskTaskQueue, PerDefinition: true,
+		Egress: loopback(r.t), Secrets: testSecrets(map[string]string{"TOKEN": secretToken}), Ended: func() { r.ended.Add(1) },
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	w.activities.maxEvents = r.maxEvents
 	return w
 }
 
@@ -143,6 +156,11 @@ func (r *rig) startWorker(registry prometheus.Registerer) (stop func()) {
 	}
 	r.t.Cleanup(stop)
 	return stop
+}
+
+// on is the rig for a subtest.
+func (r *rig) on(t *testing.T) *rig {
+	return &rig{t: t, pool: r.pool, store: r.store, temporal: r.temporal, js: r.js, names: r.names, ledger: r.ledger, registry: r.registry}
 }
 
 // userWorker runs a worker of a user's, with a task queue of its own.
@@ -253,15 +271,14 @@ func TestServerOneLog(t *testing.T) {
 	if len(run.Tasks) != 1 || run.Tasks[0].Status != definition.TaskSucceeded || run.Tasks[0].Attempts != 1 {
 		t.Errorf("tasks %+v", run.Tasks)
 	}
-	// The events of a workflow written by hand with one Temporal activity, and two markers.
+	// One workflow task, with a marker for each statement in the ledger.
 	h := r.history(workflowID)
 	var got []string
 	for _, e := range h.Events {
 		got = append(got, strings.TrimPrefix(e.EventType.String(), "EVENT_TYPE_"))
 	}
 	want := "WorkflowExecutionStarted WorkflowTaskScheduled WorkflowTaskStarted WorkflowTaskCompleted MarkerRecorded " +
-		"ActivityTaskScheduled ActivityTaskStarted ActivityTaskCompleted WorkflowTaskScheduled WorkflowTaskStarted " +
-		"WorkflowTaskCompleted MarkerRecorded WorkflowExecutionCompleted"
+		"MarkerRecorded MarkerRecorded WorkflowExecutionCompleted"
 	if strings.Join(got, " ") != want {
 		t.Errorf("history:\n got %s\nwant %s", strings.Join(got, " "), want)
 	}
@@ -400,9 +417,9 @@ func TestServerFailures(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			rig := &rig{t: t, store: r.store, temporal: r.temporal, ledger: r.ledger} // on the parent's workers
+			rig := r.on(t)
 			runID, workflowID := rig.begin(rig.define(`"tasks": [{"name": "x", `+c.task+`},
-				{"name": "never", "type": "log", "with": {"message": "m"}}]`), "")
+				{"name": "never", "type": "log", "needs": ["x"], "with": {"message": "m"}}]`), "")
 			run := rig.awaitEnd(runID)
 			wantStatus(t, run, definition.RunFailed, c.reason)
 			if len(run.Tasks) != 1 {
@@ -571,7 +588,7 @@ func TestServerLedgerAway(t *testing.T) {
 		<-release
 	})
 	d := r.define(`"tasks": [{"name": "once", "type": "http", "with": {"url": "` + url + `"}, "retry": {"max_attempts": 1}},
-		{"name": "say", "type": "log", "with": {"message": "hello"}, "retry": {"max_attempts": 1}}]`)
+		{"name": "say", "type": "log", "needs": ["once"], "with": {"message": "hello"}, "retry": {"max_attempts": 1}}]`)
 	running, runningWorkflow := r.begin(d, "")
 	<-arrived
 	r.away.Store(true)
@@ -626,7 +643,7 @@ func TestServerSlot(t *testing.T) {
 	t.Cleanup(func() { schedule.Delete(context.Background()) }) //nolint:errcheck // it ends by itself
 	var runs []definition.Run
 	testenv.Eventually(t, 60*time.Second, "a slot has run", func(ctx context.Context) (bool, error) {
-		runs, err = r.store.ListRuns(ctx, definition.ListRuns{DefinitionID: d.ID, Status: definition.RunSucceeded, Limit: 10})
+		runs, err = r.store.ListRuns(ctx, definition.ListRuns{DefinitionID: d.ID, Statuses: []definition.RunStatus{definition.RunSucceeded}, Limit: 10})
 		return len(runs) > 0, err
 	})
 	run := runs[0]
@@ -817,7 +834,8 @@ func TestServerLostWorker(t *testing.T) {
 		}
 	}
 	t.Cleanup(flows.Stop)
-	runID, _ := r.begin(r.define(oneLog), "")
+	url := serve(t, func(http.ResponseWriter, *http.Request) {})
+	runID, _ := r.begin(r.define(`"tasks": [{"name": "x", "type": "http", "with": {"url": "`+url+`"}}]`), "")
 	<-took
 	dead.Stop()
 	alive := w.taskWorker(fatal)

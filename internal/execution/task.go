@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -49,58 +51,122 @@ func undecodable(err error) error {
 
 // tasks is the Temporal activity of the task queue.
 type tasks struct {
-	store   Store
-	log     *slog.Logger
-	runners map[definition.TaskType]runner
+	store     Store
+	log       *slog.Logger
+	revisions *revisions
+	secrets   *Secrets
+	runners   map[definition.TaskType]runner
 }
 
-// run does one attempt of a task: it reads the task's input from the ledger, does the work, and writes the result back.
-// Temporal learns only whether it succeeded. An attempt that finds the task's result written does nothing.
-func (t *tasks) run(ctx context.Context, in taskInput) error {
+// run does one attempt of a task, or of an item of one: it reads the input from the ledger, does the work, and writes the result
+// back. Temporal learns only whether it succeeded. An attempt that finds the result written does nothing.
+func (t *tasks) run(ctx context.Context, in taskInput) (taskDone, error) {
 	stopBeating := beat(ctx)
 	defer stopBeating()
 
 	attempt := int(activity.GetInfo(ctx).Attempt)
-	var work definition.TaskWork
+	var rev *revision
+	var p *plan
 	err := t.patiently(ctx, func(ctx context.Context) (err error) {
-		work, err = t.store.BeginTask(ctx, in.RunID, in.Index, attempt)
+		rev, p, err = t.revisions.plan(ctx, in)
+		return err
+	})
+	if p == nil {
+		return taskDone{}, taskError(ctx, err)
+	}
+	begin := definition.TaskBegin{RunID: in.RunID, Index: in.Index, Item: in.Item - 1, Name: p.task.Name, Type: p.task.Type, Attempt: attempt}
+	if err == nil {
+		begin.Reads = p.withReads()
+		if in.Item > 0 {
+			err = t.patiently(ctx, func(ctx context.Context) (err error) {
+				begin.Value, err = t.revisions.item(ctx, in, rev, p)
+				return err
+			})
+		} else {
+			begin.Reads = union(begin.Reads, p.conditionReads())
+		}
+	}
+	if err != nil && !isPermanent(err) {
+		return taskDone{}, taskError(ctx, err)
+	}
+	fault := err
+	var work definition.TaskWork
+	err = t.patiently(ctx, func(ctx context.Context) (err error) {
+		work, err = t.store.BeginTask(ctx, begin)
 		return err
 	})
 	if err != nil {
-		return taskError(ctx, err)
+		return taskDone{}, taskError(ctx, err)
 	}
 	if done := work.Done; done != nil {
-		if done.Status == definition.TaskSucceeded {
-			return nil
+		if done.Status == definition.TaskSucceeded || done.Status == definition.TaskSkipped {
+			return taskDone{Status: done.Status}, nil
 		}
-		return temporal.NewNonRetryableApplicationError(done.Error, errorTask, nil)
+		return taskDone{}, temporal.NewNonRetryableApplicationError(done.Error, errorTask, nil)
 	}
 
-	result := definition.TaskResult{
-		RunID: in.RunID, Index: in.Index, Name: work.Task.Name, Type: work.Task.Type, Attempts: attempt,
-		Status: definition.TaskSucceeded,
+	result := result{in: in, begin: begin, TaskResult: definition.TaskResult{
+		RunID: in.RunID, Index: in.Index, Name: p.task.Name, Type: p.task.Type, Attempts: attempt, Status: definition.TaskSucceeded,
+	}}
+	failure := fault
+	if failure == nil {
+		var skip bool
+		var output []byte
+		if skip, result.Input, failure = t.fill(ctx, &work, rev, p, begin.Value, in.Outcome); skip {
+			result.Status, result.Input = definition.TaskSkipped, nil
+		} else if failure == nil {
+			output, failure = t.attempt(ctx, &work)
+		}
+		if len(p.with.Secrets()) > 0 {
+			output = t.secrets.Redact(output)
+			failure = t.redactError(failure)
+		}
+		result.Output, result.OutputTruncated = bounded(output)
 	}
-	output, failure := t.attempt(ctx, &work)
-	result.Output, result.OutputTruncated = bounded(output)
 	if failure == nil {
 		if err := t.record(ctx, result); err != nil {
-			return taskError(ctx, err)
+			return taskDone{}, taskError(ctx, err)
 		}
-		return nil
+		return taskDone{Status: result.Status}, nil
 	}
 	if ctx.Err() != nil && !isPermanent(failure) {
 		// Temporal took the attempt away, or the worker is stopping; what comes of the task is not for this attempt to say.
-		return taskError(ctx, failure)
+		return taskDone{}, taskError(ctx, failure)
+	}
+	retry := p.task.Attempts()
+	if kind := kindOf(failure); kind != "" && slices.Contains(retry.NonRetryable, kind) {
+		failure = withKind(kind, &permanentError{text: failure.Error()})
 	}
 	result.Status, result.Error = definition.TaskRunning, oneLine(failure.Error())
-	if isPermanent(failure) || attempt >= work.Task.Attempts().MaxAttempts {
+	if isPermanent(failure) || attempt >= retry.MaxAttempts {
 		result.Status = definition.TaskFailed
 	}
 	if err := t.record(ctx, result); err != nil {
 		// The workflow writes a final failure too, so nothing but the output is lost.
 		t.log.Warn("could not record the failure of a task", "run_id", in.RunID, "task", result.Name, "error", err)
 	}
-	return taskError(ctx, failure)
+	return taskDone{}, taskError(ctx, failure)
+}
+
+// fill evaluates the task's condition, and its expressions. An item has no condition of its own.
+func (t *tasks) fill(
+	ctx context.Context, work *definition.TaskWork, rev *revision, p *plan, item json.RawMessage, end *outcome,
+) (skip bool, input []byte, err error) {
+	if p.fixed() {
+		input, err = p.fill(ctx, work, t.secrets)
+		return false, input, err
+	}
+	if work.Values, err = valuesOf(&rev.doc, work, end); err != nil {
+		return false, nil, err
+	}
+	if work.Values.Item = item; item == nil {
+		ok, err := p.mayRun(ctx, work.Values)
+		if err != nil || !ok {
+			return err == nil, nil, err
+		}
+	}
+	input, err = p.fill(ctx, work, t.secrets)
+	return false, input, err
 }
 
 // attempt calls the runner. A panic is a failure like others, and its details are for the log alone.
@@ -112,7 +178,7 @@ func (t *tasks) attempt(ctx context.Context, work *definition.TaskWork) (output 
 	defer func() {
 		if p := recover(); p != nil {
 			t.log.Error("a task panicked", "run_id", work.Run.ID, "task", work.Task.Name, "type", work.Task.Type,
-				"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				"panic", string(t.secrets.Redact([]byte(fmt.Sprint(p)))), "stack", string(debug.Stack()))
 			output, err = nil, errors.New("internal error of the worker; its log has the details")
 		}
 	}()
@@ -121,8 +187,8 @@ func (t *tasks) attempt(ctx context.Context, work *definition.TaskWork) (output 
 
 // record writes a result, and goes on trying for as long as the attempt has time. Once the time has ended, it tries
 // once more: what was done should be known.
-func (t *tasks) record(ctx context.Context, result definition.TaskResult) error {
-	write := func(ctx context.Context) error { return t.store.FinishTask(ctx, result) }
+func (t *tasks) record(ctx context.Context, r result) error {
+	write := func(ctx context.Context) error { return r.write(ctx, t.store) }
 	if ctx.Err() == nil {
 		if err := t.patiently(ctx, write); err == nil || ctx.Err() == nil {
 			return err
@@ -133,13 +199,30 @@ func (t *tasks) record(ctx context.Context, result definition.TaskResult) error 
 	return write(last)
 }
 
+// result is what became of an attempt.
+type result struct {
+	definition.TaskResult
+	in    taskInput
+	begin definition.TaskBegin
+}
+
+func (r *result) write(ctx context.Context, store Store) error {
+	if r.in.Item == 0 {
+		return store.FinishTask(ctx, r.TaskResult)
+	}
+	return store.FinishItem(ctx, definition.ItemResult{
+		RunID: r.RunID, Index: r.Index, Item: r.in.Item - 1, Status: r.Status, Error: r.Error, Attempts: r.Attempts,
+		Value: r.begin.Value, Output: r.Output, OutputTruncated: r.OutputTruncated,
+	})
+}
+
 // patiently repeats a call to the ledger until it succeeds, cannot succeed, or the context ends.
 func (t *tasks) patiently(ctx context.Context, call func(context.Context) error) error {
 	for pause := firstStorePause; ; pause = min(2*pause, maxStorePause) {
 		try, cancel := context.WithTimeout(ctx, storeTimeout)
 		err := call(try)
 		cancel()
-		if err == nil || isLedgerPermanent(err) {
+		if err == nil || isLedgerPermanent(err) || isPermanent(err) {
 			return err
 		}
 		timer := time.NewTimer(pause)
@@ -162,10 +245,33 @@ func taskError(ctx context.Context, err error) error {
 			return cause
 		}
 	}
-	if isPermanent(err) || isLedgerPermanent(err) {
-		return temporal.NewNonRetryableApplicationError(oneLine(err.Error()), errorTask, nil)
+	kind := kindOf(err)
+	if kind == "" {
+		kind = errorTask
 	}
-	return temporal.NewApplicationError(oneLine(err.Error()), errorTask)
+	if isPermanent(err) || isLedgerPermanent(err) {
+		return temporal.NewNonRetryableApplicationError(oneLine(err.Error()), kind, nil)
+	}
+	return temporal.NewApplicationErrorWithOptions(oneLine(err.Error()), kind, temporal.ApplicationErrorOptions{NextRetryDelay: delayOf(err)})
+}
+
+// redactError removes secrets from an error's text, and keeps what else it says.
+func (t *tasks) redactError(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := string(t.secrets.Redact([]byte(err.Error())))
+	if text == err.Error() {
+		return err
+	}
+	clean := errors.New(text)
+	if isPermanent(err) {
+		clean = &permanentError{text: text}
+	}
+	if kind := kindOf(err); kind != "" {
+		clean = withKind(kind, clean)
+	}
+	return withDelay(delayOf(err), clean)
 }
 
 func isPermanent(err error) bool {
@@ -207,7 +313,11 @@ func contextJSON(run *definition.Run) (json.RawMessage, error) {
 	return data, nil
 }
 
-// idempotencyKey is the same for all attempts of a task, and for no other task.
+// idempotencyKey is the same for all attempts of a task, or of one item of a for_each, and for nothing else.
 func idempotencyKey(work *definition.TaskWork) string {
-	return work.Run.ID + ":" + work.Task.Name
+	key := work.Run.ID + ":" + work.Task.Name
+	if work.Item >= 0 {
+		key += ":" + strconv.Itoa(work.Item)
+	}
+	return key
 }

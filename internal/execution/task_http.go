@@ -3,6 +3,7 @@ package execution
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,10 +11,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/egress"
+	"github.com/activity-core/activity-core/internal/expression"
 )
 
 // Limits of a request. The task's own timeout bounds the whole of it.
@@ -25,18 +30,18 @@ const (
 	idlePerHost = 32
 )
 
-// requester makes the requests of http tasks, over one pool of connections. It takes no proxy from the environment.
-//
-// It connects to whatever address a URL names, also inside the operator's network; which addresses are allowed is a
-// matter of the network's own rules until the worker has a guard of its own for outgoing requests.
+// requester makes the requests of http tasks, over one pool of connections. It takes no proxy from the environment, and
+// connects to nothing that the guard does not allow.
 type requester struct {
-	client *http.Client
+	client  *http.Client
+	secrets *Secrets
 }
 
-func newRequester() *requester {
-	return &requester{client: &http.Client{
+func newRequester(allow egress.Allow, secrets *Secrets) *requester {
+	guard := egress.NewGuard(allow, net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second})
+	return &requester{secrets: secrets, client: &http.Client{
 		Transport: &http.Transport{
-			DialContext:            (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+			DialContext:            guard.DialContext,
 			TLSHandshakeTimeout:    tlsTimeout,
 			ExpectContinueTimeout:  time.Second,
 			ForceAttemptHTTP2:      true,
@@ -60,15 +65,24 @@ type httpOutput struct {
 	BodyTruncated bool `json:"body_truncated,omitempty"`
 }
 
-// run makes one request. The header Idempotency-Key is the same for every attempt of the task. An answer of 200–299 is a
-// success; 408, 425, 429, 5xx and failures of the network are tried again; all else fails for good. Errors name the
-// host alone, for a path or a query may hold a token.
+// httpAnswer is what expressions in the output read as response.
+type httpAnswer struct {
+	Status int `json:"status"`
+	// Headers have their names in lower case, and of several values the first.
+	Headers map[string]string `json:"headers"`
+	// Body is the JSON that it is, or else text; absent when it was longer than definition.MaxOutput.
+	Body any `json:"body,omitempty"`
+}
+
+// run makes one request. The header Idempotency-Key is the same for every attempt of the task. An answer of an expected status,
+// 200–299 unless the task says otherwise, is a success; 408, 425, 429, 5xx and failures of the network are tried again; all
+// else fails for good. Errors name the host alone, for a path or a query may hold a token.
 func (r *requester) run(ctx context.Context, work *definition.TaskWork) ([]byte, error) {
 	var with definition.HTTPTask
 	if err := work.Task.Decode(&with); err != nil {
 		return nil, undecodable(err)
 	}
-	req, err := newRequest(ctx, work, with)
+	req, err := newRequest(withExpected(ctx, with.ExpectedStatus), work, with)
 	if err != nil {
 		return nil, err
 	}
@@ -79,21 +93,69 @@ func (r *requester) run(ctx context.Context, work *definition.TaskWork) ([]byte,
 	}
 	defer resp.Body.Close()
 
+	success := expected(req.Context(), resp.StatusCode)
 	body, err := io.ReadAll(io.LimitReader(resp.Body, definition.MaxOutput+1))
-	if err != nil && ok(resp.StatusCode) {
+	if err != nil && success {
 		return nil, fmt.Errorf("%s: the answer %d broke off: %w", target, resp.StatusCode, bareError(err))
 	}
-	output, err := describe(resp, body)
+	whole := len(body) <= definition.MaxOutput
+	// What the server returns of the secrets that it was sent is gone before anything is made of it.
+	if whole {
+		body = r.secrets.Redact(body)
+	} else {
+		body = r.secrets.RedactBeginning(body[:definition.MaxOutput])
+	}
+	if success && work.Output != nil {
+		return r.output(ctx, work, resp, body, whole)
+	}
+	output, err := describe(resp, body, whole)
 	if err != nil {
 		return nil, fmt.Errorf("%s: describe the answer: %w", target, err)
 	}
-	switch {
-	case ok(resp.StatusCode):
+	if success {
 		return output, nil
-	case worthRetrying(resp.StatusCode):
-		return output, fmt.Errorf("%s: answered %s", target, statusText(resp.StatusCode))
 	}
-	return output, permanently("%s: answered %s", target, statusText(resp.StatusCode))
+	kind := fmt.Sprintf("http_%d", resp.StatusCode)
+	if !worthRetrying(resp.StatusCode) {
+		return output, withKind(kind, permanently("%s: answered %s", target, statusText(resp.StatusCode)))
+	}
+	err = withKind(kind, fmt.Errorf("%s: answered %s", target, statusText(resp.StatusCode)))
+	return output, withDelay(min(retryAfter(resp.Header.Get("Retry-After")), time.Duration(work.Task.Attempts().MaxInterval)), err)
+}
+
+// output evaluates the task's own output. The request has been made, and is not made again because this fails.
+func (r *requester) output(
+	ctx context.Context, work *definition.TaskWork, resp *http.Response, body []byte, whole bool,
+) ([]byte, error) {
+	values := expression.Values{}
+	if work.Values != nil {
+		values = *work.Values
+	}
+	values.Secret = nil // the output is stored
+	answer := httpAnswer{Status: resp.StatusCode, Headers: make(map[string]string, len(resp.Header))}
+	for name := range resp.Header {
+		answer.Headers[strings.ToLower(name)] = string(r.secrets.Redact([]byte(resp.Header.Get(name))))
+	}
+	switch {
+	case whole && json.Valid(body):
+		answer.Body = json.RawMessage(body)
+	case whole:
+		answer.Body = strings.ToValidUTF8(string(body), "\uFFFD")
+	}
+	var err error
+	if values.Response, err = plainJSON(answer); err != nil {
+		return nil, permanently("describe the answer: %s", err)
+	}
+	output, err := work.Output.Render(ctx, &values)
+	var wrong *expression.EvalError
+	if errors.As(err, &wrong) {
+		text := fmt.Sprintf("the request was answered %s, but the output cannot be made of that: %s", statusText(resp.StatusCode), wrong)
+		if !whole {
+			text += fmt.Sprintf(" (the answer's body has more than %d KiB, so it is not there to be read)", definition.MaxOutput>>10)
+		}
+		return nil, withKind(string(definition.ReasonExpression), permanently("%s", text))
+	}
+	return output, err
 }
 
 func newRequest(ctx context.Context, work *definition.TaskWork, with definition.HTTPTask) (*http.Request, error) {
@@ -101,27 +163,40 @@ func newRequest(ctx context.Context, work *definition.TaskWork, with definition.
 	if method == "" {
 		method = http.MethodPost
 	}
-	body := with.Body
-	if body == nil && method != http.MethodGet && method != http.MethodHead && method != http.MethodDelete {
+	body, contentType := []byte(with.Body), "application/json"
+	switch {
+	case with.RawBody != nil:
+		body, contentType = []byte(*with.RawBody), "text/plain; charset=utf-8"
+	case body == nil && method != http.MethodGet && method != http.MethodHead && method != http.MethodDelete:
 		var err error
 		if body, err = contextJSON(&work.Run); err != nil {
 			return nil, err
 		}
 	}
+	target, err := parseTarget(with.URL, with.Query)
+	if err != nil {
+		return nil, err
+	}
 	var reader io.Reader
 	if body != nil {
 		reader = bytes.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, with.URL, reader)
+	req, err := http.NewRequestWithContext(ctx, method, target, reader)
 	if err != nil {
 		return nil, permanently("the task's url or method is not legal")
 	}
 	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", contentType)
 	}
 	req.Header.Set("User-Agent", "activity-core")
 	req.Header.Set(headerIdempotencyKey, idempotencyKey(work))
+	if parent := traceparent(work.Run.TraceID); parent != "" {
+		req.Header.Set(headerTraceparent, parent)
+	}
 	for name, value := range with.Headers {
+		if !legalHeader(value) {
+			return nil, permanently("the value of the header %s holds a line end or another control character", name)
+		}
 		if strings.EqualFold(name, "Host") {
 			req.Host = value
 			continue
@@ -131,7 +206,89 @@ func newRequest(ctx context.Context, work *definition.TaskWork, with definition.
 	return req, nil
 }
 
-const headerIdempotencyKey = "Idempotency-Key"
+// parseTarget checks a URL once its expressions have their values, and puts the query behind what it has. Errors do not show
+// it, for it may hold a secret.
+func parseTarget(text string, query map[string]string) (string, error) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
+		return "", permanently("the task's url is not an absolute http or https URL, as in https://example.com/hook")
+	case u.User != nil:
+		return "", permanently("the task's url holds a user name or a password: send the header Authorization instead")
+	}
+	u.RawQuery = escapeRest(u.RawQuery)
+	if len(query) > 0 {
+		more := make(url.Values, len(query))
+		for name, value := range query {
+			more.Set(name, value)
+		}
+		if u.RawQuery != "" {
+			u.RawQuery += "&"
+		}
+		u.RawQuery += more.Encode()
+	}
+	return u.String(), nil
+}
+
+// escapeRest escapes in a query what no request line may hold; a value put in by an expression is not escaped yet.
+func escapeRest(query string) string {
+	var b strings.Builder
+	for i := range len(query) {
+		if c := query[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("\"<>\\^`{|}", c) >= 0 {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// legalHeader reports whether a text may be the value of a header.
+func legalHeader(value string) bool {
+	return !strings.ContainsFunc(value, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f })
+}
+
+// traceparent carries a run's trace on to whom a task calls, with a span of its own; "" when the run has no trace id of W3C's.
+func traceparent(traceID string) string {
+	var span [8]byte
+	_, _ = rand.Read(span[:]) // it never fails
+	parent := fmt.Sprintf("00-%s-%x-01", traceID, span)
+	if definition.TraceID(parent) == "" {
+		return ""
+	}
+	return parent
+}
+
+const (
+	headerIdempotencyKey = "Idempotency-Key"
+	headerTraceparent    = "traceparent"
+)
+
+// expectedKey is the key of the context's value that holds the statuses that are a success; none: 200–299.
+type expectedKey struct{}
+
+func withExpected(ctx context.Context, statuses []int) context.Context {
+	return context.WithValue(ctx, expectedKey{}, statuses)
+}
+
+func expected(ctx context.Context, status int) bool {
+	statuses, _ := ctx.Value(expectedKey{}).([]int)
+	if len(statuses) == 0 {
+		return status >= 200 && status <= 299
+	}
+	return slices.Contains(statuses, status)
+}
+
+// retryAfter reads the header Retry-After, a number of seconds or a time; 0 when it says nothing.
+func retryAfter(value string) time.Duration {
+	if seconds, err := strconv.Atoi(value); err == nil {
+		return time.Duration(min(max(seconds, 0), 1<<20)) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(time.Until(at), 0)
+	}
+	return 0
+}
 
 // errRedirect is a refusal to follow a redirect.
 type errRedirect struct{ text string }
@@ -139,9 +296,12 @@ type errRedirect struct{ text string }
 func (e *errRedirect) Error() string { return e.text }
 
 // checkRedirect follows up to three redirects, never from https to http. Another host does not get the headers that the
-// definition gives, for they may be credentials that were meant for the first.
+// definition gives, for they may be credentials that were meant for the first. A redirect that is expected is the answer.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	first := via[0]
+	if expected(req.Context(), req.Response.StatusCode) {
+		return http.ErrUseLastResponse
+	}
 	if len(via) > maxRedirects {
 		return &errRedirect{fmt.Sprintf("redirected more than %d times", maxRedirects)}
 	}
@@ -167,6 +327,10 @@ func requestFailure(target string, err error) error {
 	if errors.As(err, &refused) {
 		return permanently("%s: %s", target, refused.text)
 	}
+	var forbidden *egress.Refusal
+	if errors.As(err, &forbidden) {
+		return permanently("%s: %s", target, forbidden)
+	}
 	return fmt.Errorf("%s: %w", target, bareError(err))
 }
 
@@ -178,8 +342,6 @@ func bareError(err error) error {
 	}
 	return err
 }
-
-func ok(status int) bool { return status >= 200 && status <= 299 }
 
 func worthRetrying(status int) bool {
 	switch status {
@@ -193,13 +355,13 @@ func statusText(status int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
 }
 
-// describe makes the output. It is always whole JSON: a body that is too long is cut within it.
-func describe(resp *http.Response, body []byte) ([]byte, error) {
+// describe makes the output of a task that has none of its own. It is always whole JSON: a body that is too long, of which only
+// the beginning was read or which does not fit, is cut within it.
+func describe(resp *http.Response, body []byte, whole bool) ([]byte, error) {
 	out := httpOutput{Status: resp.StatusCode, ContentType: resp.Header.Get("Content-Type")}
 	if len(out.ContentType) > 200 {
 		out.ContentType = ""
 	}
-	whole := len(body) <= definition.MaxOutput
 	if whole && len(body) > 0 && json.Valid(body) {
 		out.Body = json.RawMessage(body)
 		if data, err := plainJSON(out); err != nil || len(data) <= definition.MaxOutput {

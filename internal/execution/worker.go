@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/egress"
 )
 
 // StopTimeout is how long tasks in progress may take to end when the worker stops. What is not done by then is
@@ -35,13 +36,21 @@ const (
 	temporalDeadline = 5 * time.Second
 )
 
-// Options of a Worker. Every field but PerDefinition is required.
+// Options of a Worker. Every field is required but Secrets, Egress, SubjectPrefix, Ended and PerDefinition.
 type Options struct {
 	// Temporal is the client of the namespace in which runs live. It stays the caller's to close.
 	Temporal client.Client
 	Store    Store
 	// Publisher stores the messages of publish tasks.
 	Publisher Publisher
+	// Secrets are what http and publish tasks may read as secrets.NAME; nil for none.
+	Secrets *Secrets
+	// Egress is what http tasks may connect to besides the internet.
+	Egress egress.Allow
+	// SubjectPrefix begins the subjects of events: what publish tasks store there has the rest of the subject as its type.
+	SubjectPrefix string
+	// Ended is called whenever a run has ended here, and must not wait; nil for nobody.
+	Ended func()
 	// OrchestratorTaskQueue carries the workflows, TaskTaskQueue the tasks.
 	OrchestratorTaskQueue, TaskTaskQueue string
 	Log                                  *slog.Logger
@@ -56,6 +65,7 @@ type Worker struct {
 	workflows  *workflows
 	activities *activities
 	tasks      *tasks
+	notifier   *notifier
 	requester  *requester
 
 	mu    sync.Mutex
@@ -80,22 +90,29 @@ func NewWorker(o Options) (*Worker, error) {
 	case o.Registerer == nil:
 		return nil, errors.New("execution: Registerer is missing")
 	}
+	if o.Secrets == nil {
+		o.Secrets = NewSecrets(func(string) string { return "" }, "")
+	}
 	m, err := newMetrics(o.Registerer, o.PerDefinition)
 	if err != nil {
 		return nil, fmt.Errorf("execution: %w", err)
 	}
+	remembered := newRevisions(o.Store)
 	w := &Worker{
 		o:          o,
 		workflows:  &workflows{taskQueue: o.TaskTaskQueue},
-		activities: &activities{store: o.Store, metrics: m, log: o.Log},
-		requester:  newRequester(),
+		activities: &activities{store: o.Store, metrics: m, log: o.Log, onEnd: o.Ended, revisions: remembered},
+		requester:  newRequester(o.Egress, o.Secrets),
 		state:      errors.New("not started"),
 	}
-	w.tasks = &tasks{store: o.Store, log: o.Log}
+	w.tasks = &tasks{store: o.Store, log: o.Log, revisions: remembered, secrets: o.Secrets}
 	w.tasks.runners = map[definition.TaskType]runner{
 		definition.TaskLog:     w.tasks.runLog,
 		definition.TaskHTTP:    w.requester.run,
-		definition.TaskPublish: (&publisher{js: o.Publisher}).run,
+		definition.TaskPublish: (&publisher{js: o.Publisher, prefix: o.SubjectPrefix}).run,
+	}
+	if w.notifier, err = newNotifier(o.Store, w.tasks.runners, o.Secrets, o.Log, o.Registerer); err != nil {
+		return nil, fmt.Errorf("execution: %w", err)
 	}
 	return w, nil
 }
@@ -202,11 +219,13 @@ func (w *Worker) taskWorker(fatal chan<- error) worker.Worker {
 		OnFatalError:                       tell(fatal),
 	})
 	sdk.RegisterActivityWithOptions(w.tasks.run, activity.RegisterOptions{Name: activityRunTask})
+	sdk.RegisterActivityWithOptions(w.notifier.send, activity.RegisterOptions{Name: activitySendNotification})
 	return sdk
 }
 
 func (w *Worker) registerWorkflow(r worker.WorkflowRegistry) {
 	r.RegisterWorkflowWithOptions(w.workflows.run, workflow.RegisterOptions{Name: definition.RunWorkflow})
+	r.RegisterWorkflowWithOptions(w.workflows.notify, workflow.RegisterOptions{Name: definition.NotifyWorkflow})
 }
 
 func (w *Worker) registerLedger(r worker.ActivityRegistry) {
@@ -215,6 +234,7 @@ func (w *Worker) registerLedger(r worker.ActivityRegistry) {
 		activityFinishRun:   w.activities.finishRun,
 		activityPrepareTask: w.activities.prepareTask,
 		activityRecordTask:  w.activities.recordTask,
+		activityLogTask:     w.activities.logTask,
 	} {
 		r.RegisterActivityWithOptions(function, activity.RegisterOptions{Name: name})
 	}

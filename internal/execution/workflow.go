@@ -46,18 +46,27 @@ type workflows struct {
 	taskQueue string // of the task worker
 }
 
-// run carries out one occurrence: it begins the run in the ledger, waits while the run is queued, does the tasks in the
-// order of the list until one fails for good, and ends the run in the ledger.
+// runInput is the workflow's argument. Outcome is set for an execution that continues one that had come to the on_failure tasks.
+type runInput struct {
+	definition.RunInput
+	Outcome *outcome `json:"outcome,omitempty"`
+}
+
+// run carries out one occurrence: it begins the run in the ledger, waits while the run is queued, does the tasks as their needs
+// allow until all are settled or one fails for good, does the on_failure tasks then, and ends the run in the ledger.
+//
+// A long run continues as a new execution before its history is too long. What was done is in the ledger: the new execution is told
+// when it begins the run again, and so is one that was reset.
 //
 // The workflow ends the way the run did, so that Temporal's own lists and metrics tell the same story: completed when
 // the run succeeded, and when it was decided not to run it (skipped, missed); failed with an error of type RunFailed or
 // RunTimedOut when the run failed or timed out; canceled when the run was canceled. A workflow that found its run ended
 // already, after a reset for example, completes.
-func (w *workflows) run(ctx workflow.Context, in definition.RunInput) (Result, error) {
+func (w *workflows) run(ctx workflow.Context, in runInput) (Result, error) {
 	// What the ledger was told has to be finished in the ledger, whatever happens to the workflow meanwhile.
 	ledger, _ := workflow.NewDisconnectedContext(ctx)
 
-	begin, err := beginOf(ctx, in)
+	begin, err := beginOf(ctx, in.RunInput)
 	if err != nil {
 		return Result{}, err
 	}
@@ -81,8 +90,19 @@ func (w *workflows) run(ctx workflow.Context, in definition.RunInput) (Result, e
 	}
 
 	end := stopped(b, false)
-	if ctx.Err() == nil {
-		end = w.carryOut(ctx, b)
+	switch {
+	case ctx.Err() != nil:
+	case b.Graph:
+		var goesOn *outcome
+		if end, goesOn = w.carryOut(ctx, b, in.DefinitionID, in.Outcome); goesOn != nil {
+			next := runInput{RunInput: definition.RunInput{RunID: b.RunID, DefinitionID: in.DefinitionID}}
+			if goesOn.Status != "" {
+				next.Outcome = goesOn
+			}
+			return Result{}, workflow.NewContinueAsNewError(ctx, definition.RunWorkflow, next)
+		}
+	default:
+		end = w.inSequence(ctx, b)
 	}
 	var f finished
 	if err := ledgerStep(ledger, activityFinishRun, end, &f); err != nil {
@@ -128,42 +148,6 @@ func beginOf(ctx workflow.Context, in definition.RunInput) (beginInput, error) {
 	return begin, nil
 }
 
-// carryOut does the tasks, and says how the run ended.
-func (w *workflows) carryOut(ctx workflow.Context, b begun) ending {
-	late := false
-	if mayOutlast(b) {
-		var cancel workflow.CancelFunc
-		ctx, cancel = workflow.WithCancel(ctx)
-		workflow.Go(ctx, func(ctx workflow.Context) {
-			if workflow.Sleep(ctx, b.Timeout) == nil {
-				late = true
-				cancel()
-			}
-		})
-	}
-	began := workflow.Now(ctx)
-	for i, s := range b.Tasks {
-		// An outage of the ledger between two tasks may have used up the time.
-		late = late || workflow.Now(ctx).Sub(began) >= b.Timeout
-		if late || ctx.Err() != nil {
-			return stopped(b, late)
-		}
-		if err := w.do(ctx, b.RunID, i, s); err != nil {
-			end, task := stopped(b, late), &taskEnd{Index: i, Name: s.Name, Type: s.Type, Attempts: attemptsMade(s, err)}
-			if late || ctx.Err() != nil {
-				task.Status, task.Error = definition.TaskCanceled, "stopped with the run: "+end.Error
-			} else {
-				end.Status = definition.RunFailed
-				end.Reason, task.Status, task.Error = failureOf(s, err)
-				end.Error = oneLine(fmt.Sprintf("task %q: %s", s.Name, task.Error))
-			}
-			end.Task = task
-			return end
-		}
-	}
-	return ending{RunID: b.RunID, Status: definition.RunSucceeded}
-}
-
 // stopped is how a run ends that did not come to the end of its tasks: for its timeout, or else because it was canceled.
 func stopped(b begun, late bool) ending {
 	if late {
@@ -174,42 +158,13 @@ func stopped(b begun, late bool) ending {
 		Error: "the run's workflow was canceled"}
 }
 
-// mayOutlast reports whether the tasks, each within its own timeout, may together take longer than the run may. Only
-// then does the run's timeout need a timer.
-func mayOutlast(b begun) bool {
-	var sum time.Duration
-	for _, s := range b.Tasks {
-		sum += s.Limit
-	}
-	return sum > b.Timeout
-}
-
-// do carries out one task. An error is final: the retries are over.
-func (w *workflows) do(ctx workflow.Context, runID string, index int, s step) error {
-	switch s.Type {
-	case definition.TaskLog, definition.TaskHTTP, definition.TaskPublish:
-		ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-			TaskQueue:              w.taskQueue,
-			ScheduleToCloseTimeout: s.Limit,
-			HeartbeatTimeout:       heartbeatTimeout,
-			RetryPolicy:            retryPolicy(s.Retry),
-			Summary:                s.Name,
-		})
-		return workflow.ExecuteActivity(ctx, activityRunTask, taskInput{RunID: runID, Index: index}).Get(ctx, nil)
-	case definition.TaskActivity, definition.TaskWorkflow:
-		return doUserTask(ctx, runID, index, s)
-	}
-	return temporal.NewNonRetryableApplicationError(
-		fmt.Sprintf("%q is not a task type that this version of the worker knows", s.Type),
-		string(definition.ReasonUnknownTaskType), nil)
-}
-
 func retryPolicy(r definition.Retry) *temporal.RetryPolicy {
 	return &temporal.RetryPolicy{
-		InitialInterval:    time.Duration(r.InitialInterval),
-		BackoffCoefficient: r.Backoff,
-		MaximumInterval:    time.Duration(r.MaxInterval),
-		MaximumAttempts:    int32(r.MaxAttempts),
+		InitialInterval:        time.Duration(r.InitialInterval),
+		BackoffCoefficient:     r.Backoff,
+		MaximumInterval:        time.Duration(r.MaxInterval),
+		MaximumAttempts:        int32(r.MaxAttempts),
+		NonRetryableErrorTypes: r.NonRetryable,
 	}
 }
 
@@ -224,7 +179,9 @@ func failureOf(s step, err error) (definition.Reason, definition.TaskStatus, str
 		return definition.ReasonTaskTimedOut, definition.TaskTimedOut, timeoutText(s, timedOut)
 	case errors.As(err, &app):
 		switch reason := definition.Reason(app.Type()); reason {
-		case definition.ReasonUnknownTaskType, definition.ReasonInputTooLarge:
+		case definition.ReasonTaskTimedOut:
+			return reason, definition.TaskTimedOut, failureText(err)
+		case definition.ReasonUnknownTaskType, definition.ReasonInputTooLarge, definition.ReasonExpression, definition.ReasonRejected:
 			return reason, definition.TaskFailed, failureText(err)
 		}
 	}
@@ -306,12 +263,25 @@ var (
 
 // ledgerStep calls one of the ledger's activities. Only an error that no retry can mend comes back.
 func ledgerStep(ctx workflow.Context, activity string, in, out any) error {
-	local := workflow.WithLocalActivityOptions(ctx, ledgerLocally)
-	err := workflow.ExecuteLocalActivity(local, activity, in).Get(ctx, out)
-	var app *temporal.ApplicationError
-	if err == nil || ctx.Err() != nil || (errors.As(err, &app) && app.NonRetryable()) {
+	err := ledgerLocal(ctx, activity, in, out)
+	if !worthPatience(ctx, err) {
 		return err
 	}
+	return ledgerPatient(ctx, activity, in, out)
+}
+
+func ledgerLocal(ctx workflow.Context, activity string, in, out any) error {
+	local := workflow.WithLocalActivityOptions(ctx, ledgerLocally)
+	return workflow.ExecuteLocalActivity(local, activity, in).Get(ctx, out)
+}
+
+// worthPatience reports whether a call failed that may succeed when it is given more time.
+func worthPatience(ctx workflow.Context, err error) bool {
+	var app *temporal.ApplicationError
+	return err != nil && ctx.Err() == nil && !(errors.As(err, &app) && app.NonRetryable())
+}
+
+func ledgerPatient(ctx workflow.Context, activity string, in, out any) error {
 	patient := workflow.WithActivityOptions(ctx, ledgerPatiently)
 	return workflow.ExecuteActivity(patient, activity, in).Get(ctx, out)
 }

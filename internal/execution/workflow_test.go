@@ -31,11 +31,13 @@ func simulate(t *testing.T, ledger *fakeLedger) *simulated {
 	suite := testsuite.WorkflowTestSuite{}
 	suite.SetLogger(log.NewStructuredLogger(discard()))
 	s := &simulated{env: suite.NewTestWorkflowEnvironment(), ledger: ledger}
-	s.tasks = &tasks{store: ledger, log: discard()}
+	ledger.now = s.env.Now
+	remembered := newRevisions(ledger)
+	s.tasks = &tasks{store: ledger, log: discard(), revisions: remembered}
 	s.tasks.runners = map[definition.TaskType]runner{definition.TaskLog: s.tasks.runLog}
 	w := &Worker{
 		workflows:  &workflows{taskQueue: "tasks"},
-		activities: &activities{store: ledger, metrics: testMetrics(t), log: discard()},
+		activities: &activities{store: ledger, metrics: testMetrics(t), log: discard(), revisions: remembered},
 	}
 	w.registerWorkflow(s.env)
 	w.registerLedger(s.env)
@@ -448,6 +450,131 @@ func TestInputTooLarge(t *testing.T) {
 	}
 	if end := ledger.end(t); end.Reason != definition.ReasonInputTooLarge || ledger.result(0).Status != definition.TaskFailed {
 		t.Errorf("finished as %+v, %+v", end, ledger.result(0))
+	}
+}
+
+// A decision whose signal is lost is found by asking: after 1, 2, 4, … minutes.
+func TestDecisionWithoutSignal(t *testing.T) {
+	t.Parallel()
+	ask := task(t, "ask", definition.TaskWait, definition.WaitTask{Approval: &definition.Approval{Message: "?"}})
+	ledger := newFakeLedger(ask, logTask(t, "then"))
+	s := simulate(t, ledger)
+	begin := s.env.Now()
+	s.env.RegisterDelayedCallback(func() {
+		ledger.mu.Lock()
+		defer ledger.mu.Unlock()
+		ledger.results[0] = definition.TaskResult{Name: "ask", Type: definition.TaskWait, Status: definition.TaskSucceeded}
+	}, 4*time.Minute)
+	wantSucceeded(t, s)
+	if waited := s.env.Now().Sub(begin).Round(time.Minute); waited != 7*time.Minute {
+		t.Errorf("waited %s", waited)
+	}
+	if ledger.result(1).Status != definition.TaskSucceeded {
+		t.Errorf("the task after it: %+v", ledger.result(1))
+	}
+}
+
+// What the on_failure tasks may take is bounded, and does not change the outcome.
+func TestOnFailureIsBounded(t *testing.T) {
+	t.Parallel()
+	ledger := newFakeLedger(task(t, "broken", definition.TaskPublish, definition.PublishTask{Subject: "a"}))
+	pause := task(t, "pause", definition.TaskWait, definition.WaitTask{Duration: "23h"})
+	ledger.doc.OnFailure = []definition.Task{pause, logTask(t, "say")}
+	s := simulate(t, ledger)
+	s.tasks.runners[definition.TaskPublish] = func(context.Context, *definition.TaskWork) ([]byte, error) { return nil, permanently("no") }
+	begin := s.env.Now()
+	if _, err := s.run(t); err == nil {
+		t.Fatal("the workflow succeeded")
+	}
+	want := definition.Finish{RunID: fakeRunID, Status: definition.RunFailed, Reason: definition.ReasonTaskFailed, Error: `task "broken": no`}
+	if end := ledger.end(t); end != want {
+		t.Errorf("finished as %+v", end)
+	}
+	if took := s.env.Now().Sub(begin).Round(time.Minute); took != definition.OnFailureLimit {
+		t.Errorf("took %s", took)
+	}
+	if r := ledger.result(1); r.Status != definition.TaskCanceled || !strings.Contains(r.Error, "used up their 30m0s") {
+		t.Errorf("pause %+v", r)
+	}
+	if r := ledger.result(2); r.Status != definition.TaskSucceeded {
+		t.Errorf("say %+v", r)
+	}
+}
+
+// A canceled run does no on_failure tasks, and leaves no item and no wait open.
+func TestCancelAmongMany(t *testing.T) {
+	t.Parallel()
+	each := task(t, "each", definition.TaskHTTP, definition.HTTPTask{URL: "http://x.example"})
+	each.ForEach, each.MaxParallel, each.Needs = "[1, 2, 3]", 2, []string{}
+	pause := task(t, "pause", definition.TaskWait, definition.WaitTask{Duration: "1h"})
+	pause.Needs = []string{}
+	ledger := newFakeLedger(each, pause)
+	ledger.doc.OnFailure = []definition.Task{logTask(t, "say")}
+	s := simulate(t, ledger)
+	s.blocked()
+	s.env.RegisterDelayedCallback(s.env.CancelWorkflow, time.Second)
+	if _, err := s.run(t); !temporal.IsCanceledError(err) {
+		t.Fatalf("workflow error %v", err)
+	}
+	for i := range 2 {
+		if r := ledger.result(i); r.Status != definition.TaskCanceled || r.Error != "stopped with the run: the run's workflow was canceled" {
+			t.Errorf("task %d: %+v", i, r)
+		}
+	}
+	if _, begun := ledger.results[2]; begun || ledger.end(t).Status != definition.RunCanceled {
+		t.Errorf("finished as %+v, %+v", ledger.finished, ledger.results)
+	}
+}
+
+// A large result does not travel to Temporal while Postgres is away: the workflow tries again.
+func TestLargeResultWaitsForTheLedger(t *testing.T) {
+	t.Parallel()
+	ledger := newFakeLedger(task(t, "act", definition.TaskActivity, definition.ActivityTask{Activity: "Much", TaskQueue: "users"}))
+	s := simulate(t, ledger)
+	large := strings.Repeat("x", maxTravelling)
+	s.env.RegisterActivityWithOptions(func(context.Context, definition.RunContext) (string, error) {
+		ledger.mu.Lock()
+		defer ledger.mu.Unlock()
+		ledger.away = 40
+		return large, nil
+	}, activity.RegisterOptions{Name: "Much"})
+	s.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+		if info.ActivityType.Name == activityRecordTask {
+			t.Error("the result travelled")
+		}
+	})
+	wantSucceeded(t, s)
+	if r := ledger.result(0); string(r.Output) != `"`+large+`"` {
+		t.Errorf("%d bytes of output", len(r.Output))
+	}
+}
+
+// While Postgres is away, each task that is in progress waits for it, and none fails.
+func TestLedgerAwayAmongMany(t *testing.T) {
+	t.Parallel()
+	var tasks []definition.Task
+	for _, name := range []string{"a", "b", "c", "d"} {
+		l := logTask(t, name)
+		l.Needs = []string{}
+		tasks = append(tasks, l)
+	}
+	ledger := newFakeLedger(tasks...)
+	s := simulate(t, ledger)
+	var once sync.Once
+	s.env.SetOnLocalActivityStartedListener(func(info *activity.Info, _ context.Context, _ []interface{}) {
+		if info.ActivityType.Name == activityLogTask {
+			once.Do(func() {
+				ledger.mu.Lock()
+				ledger.away = 60
+				ledger.mu.Unlock()
+			})
+		}
+	})
+	wantSucceeded(t, s)
+	for i := range tasks {
+		if r := ledger.result(i); r.Status != definition.TaskSucceeded {
+			t.Errorf("task %d: %+v", i, r)
+		}
 	}
 }
 
