@@ -41,6 +41,6 @@ DROP INDEX runs_line;
 CREATE INDEX runs_running ON runs (definition_id, concurrency_key, seq) WHERE status = 'running';
 CREATE INDEX runs_line ON runs (definition_id, concurrency_key, seq) WHERE (run_limit > 0 OR catch_up) AND status IN ('accepted', 'queued');
 
--- When the workflow of a run that was given its place is told again; null once it has heard of it.
+-- When the workflow of a run that was given its place, or may get it, is told again; null once it has heard of it.
 ALTER TABLE runs ADD COLUMN wake_after timestamptz;
-CREATE INDEX runs_waking ON runs (wake_after) WHERE wake_after IS NOT NULL AND status = 'running';
+CREATE INDEX runs_waking ON runs (wake_after) WHERE wake_after IS NOT NULL AND status IN ('queued', 'running');

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,6 +68,11 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	// For what is told at once: telling it again is the workers' job.
+	stopper, err := ledger.NewStopper(ledger.StopperOptions{Store: store, Temporal: temporal, Log: log, Registerer: registry})
+	if err != nil {
+		return err
+	}
 	// For its SyncNow and SyncAll: going on with what stays pending is the workers' job.
 	schedules, err := schedule.NewReconciler(schedule.Options{
 		Store: store, Temporal: temporal, TaskQueue: cfg.Names.OrchestratorTaskQueue, Log: log, Registerer: registry,
@@ -87,7 +93,7 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 		return err
 	}
 	handler, err := api.New(api.Options{
-		Store: store, Ledger: runs, Syncer: schedules,
+		Store: store, Ledger: runs, Stopper: stopper, Syncer: schedules, TemporalUI: temporalUI(cfg),
 		FullSyncer: fullSync{schedules: schedules, temporal: temporalCheck, stopping: ctx.Done()},
 		Health:     http.HandlerFunc(lifecycle.Healthz), Ready: readiness, Log: log, Registerer: registry,
 	})
@@ -111,6 +117,14 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 			return lifecycle.Serve(ctx, lifecycle.NewHTTPServer(handler, log), listener)
 		}},
 	)
+}
+
+// temporalUI returns the address of the namespace's page in Temporal's Web UI; "" where it is not known.
+func temporalUI(cfg config.API) string {
+	if cfg.TemporalUI == "" {
+		return ""
+	}
+	return cfg.TemporalUI + "/namespaces/" + url.PathEscape(cfg.Temporal.Options.Namespace)
 }
 
 // reachTimeout bounds asking whether Temporal is there.

@@ -50,11 +50,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	if mode == lifecycle.ModeHealthcheck {
 		return lifecycle.Healthcheck(ctx, cfg.Metrics.Addr)
 	}
-	return serve(ctx, cfg, lifecycle.NewLogger(cfg.Log, stdout))
+	return serve(ctx, cfg, execution.NewSecrets(getenv, cfg.SecretsDir), lifecycle.NewLogger(cfg.Log, stdout))
 }
 
 // serve makes the parts, from the outside in, and runs them until the context ends.
-func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
+func serve(ctx context.Context, cfg config.Worker, secrets *execution.Secrets, log *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
@@ -90,16 +90,21 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 		return fmt.Errorf("use JetStream: %w", err)
 	}
 
-	runs, err := execution.NewWorker(execution.Options{
-		Temporal: temporal, Store: store, Publisher: js, Log: log, Registerer: registry,
-		OrchestratorTaskQueue: cfg.Names.OrchestratorTaskQueue, TaskTaskQueue: cfg.Names.TaskTaskQueue,
-		PerDefinition: cfg.Metrics.PerDefinition,
+	starter, err := ledger.New(ledger.Options{
+		Store: store, Temporal: temporal, TaskQueue: cfg.Names.OrchestratorTaskQueue, Log: log, Registerer: registry,
 	})
 	if err != nil {
 		return err
 	}
-	starter, err := ledger.New(ledger.Options{
-		Store: store, Temporal: temporal, TaskQueue: cfg.Names.OrchestratorTaskQueue, Log: log, Registerer: registry,
+	announcer, err := announcer(cfg, starter, store, nc, log, registry)
+	if err != nil {
+		return err
+	}
+	runs, err := execution.NewWorker(execution.Options{
+		Temporal: temporal, Store: store, Publisher: js, Log: log, Registerer: registry,
+		OrchestratorTaskQueue: cfg.Names.OrchestratorTaskQueue, TaskTaskQueue: cfg.Names.TaskTaskQueue,
+		Secrets: secrets, Egress: cfg.Egress, SubjectPrefix: cfg.Names.SubjectPrefix, PerDefinition: cfg.Metrics.PerDefinition,
+		Ended: announcer.Nudge,
 	})
 	if err != nil {
 		return err
@@ -118,12 +123,23 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	retention, err := ledger.NewRetention(ledger.RetentionOptions{
+		Store: store, Age: cfg.Retention, Log: log, Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
 	reaper, err := ledger.NewReaper(ledger.ReaperOptions{
 		Store: store, Temporal: temporal, Namespace: namespace, Log: log, Registerer: registry,
 	})
 	if err != nil {
 		return err
 	}
+	stopper, err := ledger.NewStopper(ledger.StopperOptions{Store: store, Temporal: temporal, Log: log, Registerer: registry})
+	if err != nil {
+		return err
+	}
+	store.OnStops(stopper.Nudge) // a run that takes the place of others begins in a worker
 	followSchedules, err := schedules(cfg, store, temporal, log, registry)
 	if err != nil {
 		return err
@@ -147,7 +163,7 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 		return err
 	}
 	log.Info("serving", "metrics", ops.Addr(), "temporal", cfg.Temporal.String(), "nats", cfg.NATS.String(),
-		"schedule_sync", !cfg.SkipScheduleSync, "version", lifecycle.VersionText())
+		"schedule_sync", !cfg.SkipScheduleSync, "egress_allow", cfg.Egress.String(), "version", lifecycle.VersionText())
 	return lifecycle.Run(ctx, log,
 		lifecycle.Component{Name: "operations server", Run: ops.Run},
 		lifecycle.Component{Name: "readiness watch", Run: readiness.Watch},
@@ -156,8 +172,27 @@ func serve(ctx context.Context, cfg config.Worker, log *slog.Logger) error {
 		lifecycle.Component{Name: "sweeper", Run: sweeper.Run},
 		lifecycle.Component{Name: "backfiller", Run: backfiller.Run},
 		lifecycle.Component{Name: "reaper", Run: reaper.Run},
+		lifecycle.Component{Name: "stopper", Run: stopper.Run},
+		lifecycle.Component{Name: "announcer", Run: announcer.Run},
+		lifecycle.Component{Name: "retention", Run: retention.Run},
 		lifecycle.Component{Name: "schedules", Run: followSchedules},
 	)
+}
+
+// announcer makes what tells of the ends of runs.
+func announcer(cfg config.Worker, starter *ledger.Ledger, store *postgres.Store, nc *nats.Conn, log *slog.Logger,
+	registry prometheus.Registerer) (*ledger.Announcer, error) {
+	o := ledger.AnnouncerOptions{
+		Ledger: starter, Store: store, SubjectPrefix: cfg.Names.SubjectPrefix, Log: log, Registerer: registry,
+	}
+	if cfg.RunEvents {
+		publisher, err := eventbus.NewPublisher(nc, cfg.Names.Stream)
+		if err != nil {
+			return nil, err
+		}
+		o.Publisher = publisher
+	}
+	return ledger.NewAnnouncer(o)
 }
 
 // schedules returns what keeps Temporal's side in order: the search attributes first, for nothing can be written without

@@ -7,7 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,6 +100,7 @@ func TestServe(t *testing.T) {
 		"ACTCORE_DB_URL": databaseURL, "TEMPORAL_HOST": stack.TemporalAddress, "TEMPORAL_NAMESPACE": testenv.Namespace(t),
 		"NATS_URL": stack.NATSURL, "PROMETHEUS_BIND_ADDR": "127.0.0.1:0",
 		"ACTCORE_ORCHESTRATOR_TASK_QUEUE": names.OrchestratorTaskQueue, "ACTCORE_TASK_TASK_QUEUE": names.TaskTaskQueue,
+		"ACTCORE_EGRESS_ALLOW": "127.0.0.1", "ACTCORE_SECRET_TOKEN": "from the environment",
 	}
 	w := start(t, env)
 	testenv.Eventually(t, 30*time.Second, "ready", func(ctx context.Context) (bool, error) {
@@ -116,8 +119,12 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	// One run by hand, and a cron definition whose schedule only the worker can have made.
+	var token atomic.Value
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { token.Store(r.Header.Get("X-Token")) }))
+	t.Cleanup(server.Close)
 	byHand := define(t, store, `{"name": "by-hand", "trigger_config": {"trigger_type": "manual"},
-		"tasks": [{"name": "say", "type": "log", "with": {"message": "hello"}}]}`)
+		"tasks": [{"name": "say", "type": "log", "with": {"message": "hello"}},
+			{"name": "call", "type": "http", "with": {"url": "`+server.URL+`", "headers": {"X-Token": "${secrets.TOKEN}"}}}]}`)
 	slots := define(t, store, `{"name": "slots", "trigger_config": {"trigger_type": "cron", "cron_expression": "@every 2s"}}`)
 	starts, err := runs.Record(t.Context(), []definition.Occurrence{{DefinitionID: byHand.ID, Kind: definition.KindManual,
 		Key: definition.ManualKey()}})
@@ -129,9 +136,12 @@ func TestServe(t *testing.T) {
 	}
 	for _, d := range []definition.Stored{byHand, slots} {
 		testenv.Eventually(t, 60*time.Second, "a run of "+d.Name+" succeeds", func(ctx context.Context) (bool, error) {
-			list, err := store.ListRuns(ctx, definition.ListRuns{DefinitionID: d.ID, Status: definition.RunSucceeded, Limit: 1})
+			list, err := store.ListRuns(ctx, definition.ListRuns{DefinitionID: d.ID, Statuses: []definition.RunStatus{definition.RunSucceeded}, Limit: 1})
 			return len(list) > 0, err
 		})
+	}
+	if got := token.Load(); got != "from the environment" {
+		t.Errorf("the server got the token %v", got)
 	}
 	_, metrics, err := w.get(t.Context(), "/metrics")
 	if err != nil {

@@ -53,10 +53,24 @@ type definitionWriter interface {
 	DeleteDefinition(ctx context.Context, id string) error
 }
 
-// runReader reads the ledger. GetRun fails with definition.ErrNotFound.
+// runReader reads the ledger. GetRunDetail and GetTask fail with definition.ErrNotFound.
 type runReader interface {
-	GetRun(ctx context.Context, id string) (definition.Run, error)
+	GetRunDetail(ctx context.Context, id string) (definition.RunDetail, error)
+	GetTask(ctx context.Context, runID, name string, fromItem, limit int) (definition.TaskDetail, []definition.ItemDetail, error)
 	ListRuns(ctx context.Context, page definition.ListRuns) ([]definition.Run, error)
+}
+
+// runSteerer writes what is asked of runs. All but StopRuns and RerunRuns fail with definition.ErrNotFound; StopRun also with ErrRunFinal,
+// RerunRun with ErrRunOpen, ErrRunNotFailed and ErrDefinitionGone, and DecideTask with ErrNotWaiting, with the task where it was reached.
+// StopRuns and RerunRuns do at most so many, and return how many are left; in a dry run they only count.
+type runSteerer interface {
+	StopRun(ctx context.Context, id string, request definition.StopRequest) (definition.Stopped, error)
+	StopRuns(ctx context.Context, which definition.ListRuns, request definition.StopRequest, most int, dryRun bool) (
+		definition.Stopped, int, error)
+	RerunRun(ctx context.Context, id string, from definition.RerunFrom) (definition.Start, error)
+	RerunRuns(ctx context.Context, which definition.ListRuns, from definition.RerunFrom, most int, dryRun bool) (
+		starts []definition.Start, left int, err error)
+	DecideTask(ctx context.Context, d definition.Decision) (workflowID string, task definition.TaskResult, err error)
 }
 
 // backfillStore keeps backfills. Create, Get and Cancel fail with definition.ErrNotFound, Create also with
@@ -99,6 +113,7 @@ type Store interface {
 	definitionReader
 	definitionWriter
 	runReader
+	runSteerer
 	backfillStore
 	deadLetterStore
 	eventReader
@@ -111,6 +126,13 @@ type Store interface {
 type runLedger interface {
 	Record(ctx context.Context, occurrences []definition.Occurrence) ([]definition.Start, error)
 	Start(ctx context.Context, start definition.Start) error
+}
+
+// runTeller tells the workflows of runs what was written about them. What fails is told again by a worker, or asked for by the workflow.
+type runTeller interface {
+	StopAll(ctx context.Context, runs []definition.Stopping) error
+	Wake(ctx context.Context, workflowIDs []string)
+	Decided(ctx context.Context, workflowID string) error
 }
 
 // scheduleSyncer brings the Temporal Schedule of one definition up to date now, within a bounded time. On an error the
@@ -129,29 +151,34 @@ type fullSyncer interface {
 	SyncAll(ctx context.Context, dryRun bool) (SyncResult, error)
 }
 
-// Options are what New needs. All are required.
+// Options are what New needs. All but TemporalUI are required.
 type Options struct {
-	Store  Store
-	Ledger runLedger
-	Syncer scheduleSyncer
+	Store   Store
+	Ledger  runLedger
+	Stopper runTeller
+	Syncer  scheduleSyncer
 	// FullSyncer does what an operator asks for by /admin/sync.
 	FullSyncer fullSyncer
 	// Health and Ready answer /healthz and /readyz.
 	Health, Ready http.Handler
 	Log           *slog.Logger
 	Registerer    prometheus.Registerer
+	// TemporalUI is the address of the namespace's page in Temporal's Web UI; "" when there is none.
+	TemporalUI string
 }
 
 // API is the handler of every route. It is safe for concurrent use.
 type API struct {
 	store      Store
 	ledger     runLedger
+	stopper    runTeller
 	syncer     scheduleSyncer
 	fullSyncer fullSyncer
 	log        *slog.Logger
 	metrics    *httpMetrics
 	router     *chi.Mux
 	huma       huma.API
+	temporalUI string
 
 	now           func() time.Time // time.Now, except in tests
 	fullSyncLimit time.Duration    // fullSyncTimeout, except in tests
@@ -164,7 +191,7 @@ func New(o Options) (*API, error) {
 		name    string
 		missing bool
 	}{
-		{"Store", o.Store == nil}, {"Ledger", o.Ledger == nil}, {"Syncer", o.Syncer == nil},
+		{"Store", o.Store == nil}, {"Ledger", o.Ledger == nil}, {"Stopper", o.Stopper == nil}, {"Syncer", o.Syncer == nil},
 		{"FullSyncer", o.FullSyncer == nil}, {"Health", o.Health == nil}, {"Ready", o.Ready == nil}, {"Log", o.Log == nil},
 		{"Registerer", o.Registerer == nil},
 	} {
@@ -182,8 +209,9 @@ func New(o Options) (*API, error) {
 
 	router := chi.NewMux()
 	a := &API{
-		store: o.Store, ledger: o.Ledger, syncer: o.Syncer, fullSyncer: o.FullSyncer, log: o.Log, metrics: metrics,
-		router: router, huma: humachi.New(router, documentConfig()),
+		store: o.Store, ledger: o.Ledger, stopper: o.Stopper, syncer: o.Syncer, fullSyncer: o.FullSyncer, log: o.Log, metrics: metrics,
+		temporalUI: o.TemporalUI,
+		router:     router, huma: humachi.New(router, documentConfig()),
 		now: time.Now, fullSyncLimit: fullSyncTimeout,
 	}
 	if err := a.routes(o.Health, o.Ready); err != nil {

@@ -23,9 +23,16 @@ type fakeStore struct {
 	create func(definition.Document) (definition.Stored, error)
 	update func(func(definition.Document) (definition.Document, error)) (definition.Stored, error)
 	get    func(id string) (definition.Stored, error)
-	getRun func(id string) (definition.Run, error)
+	getRun func(id string) (definition.RunDetail, error)
 	runs   func(definition.ListRuns) ([]definition.Run, error)
 	count  func() (map[definition.TriggerType]int, error)
+
+	getTask   func(runID, name string, fromItem, limit int) (definition.TaskDetail, []definition.ItemDetail, error)
+	stopRun   func(id string, r definition.StopRequest) (definition.Stopped, error)
+	stopRuns  func(definition.ListRuns, definition.StopRequest, int, bool) (definition.Stopped, int, error)
+	rerunRun  func(id string, from definition.RerunFrom) (definition.Start, error)
+	rerunRuns func(definition.ListRuns, definition.RerunFrom, int, bool) ([]definition.Start, int, error)
+	decide    func(definition.Decision) (string, definition.TaskResult, error)
 
 	createBackfill func(definition.BackfillRequest, bool) (definition.Backfill, error)
 	getBackfill    func(id string) (definition.Backfill, error)
@@ -72,11 +79,56 @@ func (s *fakeStore) ListDefinitions(context.Context, definition.ListDefinitions)
 	return nil, nil
 }
 
-func (s *fakeStore) GetRun(_ context.Context, id string) (definition.Run, error) {
+func (s *fakeStore) GetRunDetail(_ context.Context, id string) (definition.RunDetail, error) {
 	if s.getRun == nil {
-		return definition.Run{}, errNotExpected
+		return definition.RunDetail{}, errNotExpected
 	}
 	return s.getRun(id)
+}
+
+func (s *fakeStore) GetTask(_ context.Context, runID, name string, fromItem, limit int) (
+	definition.TaskDetail, []definition.ItemDetail, error) {
+	if s.getTask == nil {
+		return definition.TaskDetail{}, nil, errNotExpected
+	}
+	return s.getTask(runID, name, fromItem, limit)
+}
+
+func (s *fakeStore) StopRun(_ context.Context, id string, r definition.StopRequest) (definition.Stopped, error) {
+	if s.stopRun == nil {
+		return definition.Stopped{}, errNotExpected
+	}
+	return s.stopRun(id, r)
+}
+
+func (s *fakeStore) StopRuns(_ context.Context, which definition.ListRuns, r definition.StopRequest, most int, dryRun bool) (
+	definition.Stopped, int, error) {
+	if s.stopRuns == nil {
+		return definition.Stopped{}, 0, errNotExpected
+	}
+	return s.stopRuns(which, r, most, dryRun)
+}
+
+func (s *fakeStore) RerunRun(_ context.Context, id string, from definition.RerunFrom) (definition.Start, error) {
+	if s.rerunRun == nil {
+		return definition.Start{}, errNotExpected
+	}
+	return s.rerunRun(id, from)
+}
+
+func (s *fakeStore) RerunRuns(_ context.Context, which definition.ListRuns, from definition.RerunFrom, most int, dryRun bool) (
+	[]definition.Start, int, error) {
+	if s.rerunRuns == nil {
+		return nil, 0, errNotExpected
+	}
+	return s.rerunRuns(which, from, most, dryRun)
+}
+
+func (s *fakeStore) DecideTask(_ context.Context, d definition.Decision) (string, definition.TaskResult, error) {
+	if s.decide == nil {
+		return "", definition.TaskResult{}, errNotExpected
+	}
+	return s.decide(d)
 }
 
 func (s *fakeStore) ListRuns(_ context.Context, q definition.ListRuns) ([]definition.Run, error) {
@@ -224,10 +276,30 @@ func answer(text string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })
 }
 
+// fakeStopper notes what it is told to tell.
+type fakeStopper struct {
+	stopped []definition.Stopping
+	woken   []string
+	decided []string
+	err     error
+}
+
+func (s *fakeStopper) StopAll(_ context.Context, runs []definition.Stopping) error {
+	s.stopped = append(s.stopped, runs...)
+	return s.err
+}
+
+func (s *fakeStopper) Wake(_ context.Context, ids []string) { s.woken = append(s.woken, ids...) }
+
+func (s *fakeStopper) Decided(_ context.Context, id string) error {
+	s.decided = append(s.decided, id)
+	return s.err
+}
+
 // testOptions are complete options with fakes that expect no call.
 func testOptions() Options {
 	return Options{
-		Store: &fakeStore{}, Ledger: &fakeLedger{}, Syncer: fakeSyncer(noSync), FullSyncer: fakeFullSyncer(noFullSync),
+		Store: &fakeStore{}, Ledger: &fakeLedger{}, Stopper: &fakeStopper{}, Syncer: fakeSyncer(noSync), FullSyncer: fakeFullSyncer(noFullSync),
 		Health: answer("alive"), Ready: answer("ready"), Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	}
 }
@@ -406,7 +478,7 @@ func TestTriggerIsAcceptedWhateverTemporalSays(t *testing.T) {
 		record: func(all []definition.Occurrence) ([]definition.Start, error) {
 			recorded = all[0]
 			return []definition.Start{{RunID: someID, DefinitionID: recorded.DefinitionID, DefinitionName: "a", Key: recorded.Key,
-				AcceptedAt: accepted}}, nil
+				Kind: recorded.Kind, AcceptedAt: accepted}}, nil
 		},
 		start: func(ctx context.Context) error {
 			if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > startTimeout {
@@ -416,7 +488,12 @@ func TestTriggerIsAcceptedWhateverTemporalSays(t *testing.T) {
 		},
 	}
 	o.Ledger = ledger
-	o.Store = &fakeStore{getRun: func(string) (definition.Run, error) { return definition.Run{}, definition.ErrUnavailable }}
+	o.Store = &fakeStore{
+		get: func(id string) (definition.Stored, error) {
+			return definition.Stored{Definition: definition.Definition{ID: id}}, nil
+		},
+		getRun: func(string) (definition.RunDetail, error) { return definition.RunDetail{}, definition.ErrUnavailable },
+	}
 	w := call(t, newAPI(t, o), "POST", "/activity-definitions/"+someID+"/trigger", ` {"n": 1e400000} `,
 		"Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 	if w.Code != http.StatusAccepted || w.Header().Get("Location") != "/runs/"+someID {
@@ -451,14 +528,21 @@ func TestRunJSON(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
 	end := at.Add(1500 * time.Millisecond)
-	got, err := json.Marshal(runJSON(definition.Run{
-		ID: "r", DefinitionID: "d", DefinitionName: "n", Revision: 2, Kind: definition.KindEvent, Key: "event-1",
-		Status: definition.RunFailed, Reason: definition.ReasonTaskFailed, Error: "task a failed", Input: []byte(`{"a":1}`),
-		EventID: "1", EventType: "user.created", AcceptedAt: at, StartedAt: &at, FinishedAt: &end, WorkflowID: "w",
-		Tasks: []definition.TaskResult{
-			{Name: "a", Type: definition.TaskHTTP, Status: definition.TaskFailed, Attempts: 3, Error: "status 500",
-				Output: []byte(`{"cut":"of`), OutputTruncated: true, StartedAt: at, FinishedAt: &end},
-			{Name: "b", Type: definition.TaskLog, Status: definition.TaskRunning, Attempts: 1, Output: []byte(`[1]`), StartedAt: at},
+	o := testOptions()
+	o.TemporalUI = "http://ui/namespaces/n"
+	got, err := json.Marshal(newAPI(t, o).runJSON(definition.RunDetail{
+		Run: definition.Run{
+			ID: "r", DefinitionID: "d", DefinitionName: "n", Revision: 2, Kind: definition.KindEvent, Key: "event-1",
+			Status: definition.RunFailed, Reason: definition.ReasonTaskFailed, Error: "task a failed", Input: []byte(`{"a":1}`),
+			EventID: "1", EventType: "user.created", AcceptedAt: at, StartedAt: &at, FinishedAt: &end, WorkflowID: "w:1",
+			ConcurrencyKey: "k", Depth: 2, Stop: definition.Stop{How: definition.StopCancel, Note: "too slow"},
+		},
+		Tasks: []definition.TaskDetail{
+			{TaskResult: definition.TaskResult{Name: "a", Type: definition.TaskHTTP, Status: definition.TaskFailed, Attempts: 3,
+				Error: "status 500", Output: []byte(`{"cut":"of`), StartedAt: at, FinishedAt: &end}, OutputBytes: 20},
+			{TaskResult: definition.TaskResult{Name: "b", Type: definition.TaskLog, Status: definition.TaskRunning, Attempts: 1,
+				Input: []byte(`{"message":"x"}`), Output: []byte(`[1]`), StartedAt: at}, InputBytes: 15, OutputBytes: 3, Items: new(3),
+				ItemsBegun: new(1), WaitUntil: &end},
 		},
 	}))
 	if err != nil {
@@ -466,13 +550,18 @@ func TestRunJSON(t *testing.T) {
 	}
 	const want = `{"id":"r","definition_id":"d","definition_name":"n","revision":2,"trigger":"event","occurrence_key":"event-1",` +
 		`"status":"failed","reason":"task_failed","error":"task a failed","event_id":"1","event_type":"user.created",` +
-		`"trace_id":null,"slot_at":null,"catch_up":false,"rerun_of":null,"backfill_id":null,"replay_id":null,` +
-		`"accepted_at":"2026-01-02T02:04:05Z","started_at":"2026-01-02T02:04:05Z",` +
-		`"finished_at":"2026-01-02T02:04:06.5Z","duration_ms":1500,"workflow_id":"w","workflow_run_id":null,"input":{"a":1},` +
-		`"tasks":[{"name":"a","type":"http","status":"failed","attempts":3,"error":"status 500","output":"{\"cut\":\"of",` +
-		`"output_truncated":true,"started_at":"2026-01-02T02:04:05Z","finished_at":"2026-01-02T02:04:06.5Z"},` +
-		`{"name":"b","type":"log","status":"running","attempts":1,"error":null,"output":[1],"output_truncated":false,` +
-		`"started_at":"2026-01-02T02:04:05Z","finished_at":null}]}`
+		`"trace_id":null,"slot_at":null,"catch_up":false,"rerun_of":null,"backfill_id":null,"replay_id":null,"concurrency_key":"k",` +
+		`"depth":2,"stop_requested":"cancel","accepted_at":"2026-01-02T02:04:05Z","started_at":"2026-01-02T02:04:05Z",` +
+		`"finished_at":"2026-01-02T02:04:06.5Z","duration_ms":1500,"workflow_id":"w:1","workflow_run_id":null,` +
+		`"because":[{"kind":"event","id":"1","text":"the event 1 of the type user.created made it due"},` +
+		`{"kind":"stop","id":null,"text":"somebody asked to cancel it: too slow"}],"queue_position":null,` +
+		`"temporal_url":"http://ui/namespaces/n/workflows/w:1","input":{"a":1},` +
+		`"tasks":[{"name":"a","type":"http","status":"failed","attempts":3,"error":"status 500","input":null,"input_truncated":false,` +
+		`"input_bytes":0,"output":"{\"cut\":\"of","output_truncated":true,"output_bytes":20,"started_at":"2026-01-02T02:04:05Z",` +
+		`"finished_at":"2026-01-02T02:04:06.5Z","duration_ms":1500,"items_total":null,"items_begun":null,"wait_until":null},` +
+		`{"name":"b","type":"log","status":"running","attempts":1,"error":null,"input":{"message":"x"},"input_truncated":false,` +
+		`"input_bytes":15,"output":[1],"output_truncated":false,"output_bytes":3,"started_at":"2026-01-02T02:04:05Z","finished_at":null,` +
+		`"duration_ms":null,"items_total":3,"items_begun":1,"wait_until":"2026-01-02T02:04:06.5Z"}]}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -216,11 +217,11 @@ func TestRunsOfABackfill(t *testing.T) {
 	for path, want := range map[string]definition.ListRuns{
 		"/runs?limit=1&backfill_id=" + otherID: {BackfillID: otherID, Limit: 2},
 		"/activity-definitions/" + someID + "/runs?limit=1&trigger=backfill&backfill_id=" + otherID: {DefinitionID: someID,
-			BackfillID: otherID, Kind: definition.KindBackfill, Limit: 2},
+			BackfillID: otherID, Kinds: []definition.TriggerKind{definition.KindBackfill}, Limit: 2},
 		"/runs?limit=1&cursor=MS4yYTU5ODVhMmE3NDMzOGY5Ljc": {Limit: 2, BeforeSeq: 7},
 	} {
 		w := call(t, a, "GET", path, "")
-		if w.Code != 200 || asked != want {
+		if w.Code != 200 || !reflect.DeepEqual(asked, want) {
 			t.Errorf("%s: %d, asked %+v, want %+v: %s", path, w.Code, asked, want, w.Body)
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -296,11 +297,11 @@ func TestRunFilters(t *testing.T) {
 	for path, want := range map[string]definition.ListRuns{
 		"/runs?limit=1&replay_id=" + otherID: {ReplayID: otherID, Limit: 2},
 		"/activity-definitions/" + someID + "/runs?limit=1&trigger=replay&event_id=a%2Fb": {DefinitionID: someID, EventID: "a/b",
-			Kind: definition.KindReplay, Limit: 2},
+			Kinds: []definition.TriggerKind{definition.KindReplay}, Limit: 2},
 	} {
 		w := call(t, a, "GET", path, "")
 		list := decode[RunList](t, w)
-		if w.Code != 200 || asked != want || list.Items[0].ReplayID == nil || *list.Items[0].ReplayID != otherID {
+		if w.Code != 200 || !reflect.DeepEqual(asked, want) || list.Items[0].ReplayID == nil || *list.Items[0].ReplayID != otherID {
 			t.Errorf("%s: %d, asked %+v, want %+v: %s", path, w.Code, asked, want, w.Body)
 			continue
 		}

@@ -60,7 +60,7 @@ func TestBadDefinitions(t *testing.T) {
 		{"filters not an object", event(`"event_type":"user.created","filters":["pro"]`), 422,
 			[]Fault{{"trigger_config.filters", "type", "must be an object, but is a list"}}},
 		{"task of an unknown type", manual(`,"tasks":[{"name":"t","type":"shell","with":{}}]`), 422, []Fault{{"tasks[0].type", "one_of",
-			`"shell" is not a task type: it must be one of log, http, publish, activity, workflow`}}},
+			`"shell" is not a task type: it must be one of log, http, publish, activity, workflow, wait`}}},
 		{"task without its fields", manual(`,"tasks":[{"name":"t","type":"http","with":{}}]`), 422,
 			[]Fault{{"tasks[0].with.url", "required", "is required, as in https://example.com/hook"}}},
 		{"two faults at once", `{"name":"","trigger_config":{"trigger_type":"event","event_type":"A"}}`, 422, []Fault{
@@ -171,7 +171,7 @@ func TestBadRequests(t *testing.T) {
 		{"page size in words", "GET", "/activity-definitions?limit=ten", "", nil, 422, "invalid",
 			`limit: "ten" is not a page size: it must be a whole number from 1 to 500`, "range"},
 		{"unknown parameter", "GET", "/runs?state=failed", "", nil, 422, "invalid",
-			`state: is not a parameter of this request; the known ones are limit, cursor, status, trigger, backfill_id, replay_id, event_id, definition_id`, "unknown_parameter"},
+			`state: is not a parameter of this request; the known ones are limit, cursor, status, reason, trigger, since, until, rerun_of, backfill_id, replay_id, event_id, definition_id, definition, label`, "unknown_parameter"},
 		{"parameter of a request that has none", "GET", "/runs/" + someID + "?verbose=1", "", nil, 422, "invalid",
 			`verbose: is not a parameter of this request, which has none`, "unknown_parameter"},
 		{"parameter on a write", "POST", "/activity-definitions/?dry_run=true", manual, nil, 422, "invalid",
@@ -187,7 +187,7 @@ func TestBadRequests(t *testing.T) {
 		{"unknown status", "GET", "/runs?status=done", "", nil, 422, "invalid", `status: "done" is not known: it must be one of ` +
 			`accepted, queued, running, succeeded, failed, timed_out, canceled, skipped, missed`, "one_of"},
 		{"unknown trigger", "GET", "/activity-definitions/" + someID + "/runs/?trigger=hand", "", nil, 422, "invalid",
-			`trigger: "hand" is not known: it must be one of cron, event, manual, backfill, replay`, "one_of"},
+			`trigger: "hand" is not known: it must be one of cron, event, manual, backfill, replay, rerun`, "one_of"},
 		{"unknown trigger type", "GET", "/activity-definitions/?trigger_type=webhook", "", nil, 422, "invalid",
 			`trigger_type: "webhook" is not known: it must be one of cron, scheduled, event, manual`, "one_of"},
 		{"enabled in words", "GET", "/activity-definitions/?enabled=yes", "", nil, 422, "invalid",

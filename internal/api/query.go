@@ -34,9 +34,11 @@ func checkQuery(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	var known []string
+	repeats := map[string]bool{}
 	for _, p := range ctx.Operation().Parameters {
 		if p.In == "query" {
 			known = append(known, p.Name)
+			repeats[p.Name] = p.Explode != nil && *p.Explode
 		}
 	}
 	var f faults
@@ -47,11 +49,11 @@ func checkQuery(ctx huma.Context, next func(huma.Context)) {
 		case !slices.Contains(known, name):
 			f.add(clip(name, 60), "unknown_parameter", "is not a parameter of this request; the known ones are %s",
 				strings.Join(known, ", "))
-		case len(given[name]) > 1:
+		case len(given[name]) > 1 && !repeats[name]:
 			f.add(name, "once", "is given more than once")
-		case given[name][0] == "":
+		case slices.Contains(given[name], ""):
 			f.add(name, "not_empty", "is empty: give it a value or leave it out")
-		case !utf8.ValidString(given[name][0]) || strings.ContainsRune(given[name][0], 0):
+		case slices.ContainsFunc(given[name], func(v string) bool { return !utf8.ValidString(v) || strings.ContainsRune(v, 0) }):
 			f.add(name, "text", "is not legal text")
 		}
 	}
@@ -72,6 +74,8 @@ type (
 	triggerTypeParam string
 	triggerKindParam string
 	statusParam      string
+	reasonParam      string
+	labelParam       string
 	eventIDParam     string
 	timeParam        string
 
@@ -152,18 +156,71 @@ func (p triggerTypeParam) parse(field string, f *faults) definition.TriggerType 
 	return oneOf(field, definition.TriggerType(p), definition.TriggerTypes, f)
 }
 
+// A list of words is written with commas between them.
+
 func (triggerKindParam) Schema(huma.Registry) *huma.Schema {
-	return enumSchema(definition.TriggerKinds...)
+	return &huma.Schema{Type: huma.TypeArray, Items: enumSchema(definition.TriggerKinds...)}
 }
 
-func (p triggerKindParam) parse(field string, f *faults) definition.TriggerKind {
-	return oneOf(field, definition.TriggerKind(p), definition.TriggerKinds, f)
+func (p triggerKindParam) parse(field string, f *faults) []definition.TriggerKind {
+	return listOf(field, split(string(p)), definition.TriggerKinds, f)
 }
 
-func (statusParam) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.RunStatuses...) }
+func (statusParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeArray, Items: enumSchema(definition.RunStatuses...)}
+}
 
-func (p statusParam) parse(f *faults) definition.RunStatus {
-	return oneOf("status", definition.RunStatus(p), definition.RunStatuses, f)
+func (p statusParam) parse(f *faults) []definition.RunStatus {
+	return listOf("status", split(string(p)), definition.RunStatuses, f)
+}
+
+func split(words string) []string {
+	if words == "" {
+		return nil
+	}
+	return strings.Split(words, ",")
+}
+
+func listOf[T ~string](field string, given []string, known []T, f *faults) []T {
+	var out []T
+	for _, word := range given {
+		switch v := oneOf(field, T(word), known, f); {
+		case word == "":
+			f.add(field, "not_empty", "holds an empty word")
+		case v != "" && !slices.Contains(out, v):
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+func (reasonParam) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.Reasons...) }
+
+func (p reasonParam) parse(f *faults) definition.Reason {
+	return oneOf("reason", definition.Reason(p), definition.Reasons, f)
+}
+
+func (labelParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Pattern: "^[^=]+=.*$", Examples: []any{"team=growth"}}
+}
+
+func parseLabels(given []labelParam, f *faults) map[string]string {
+	if len(given) == 0 {
+		return nil
+	}
+	labels := make(map[string]string, len(given))
+	for _, pair := range given {
+		key, value, ok := strings.Cut(string(pair), "=")
+		switch before, twice := labels[key]; {
+		case !ok || key == "":
+			f.add("label", "label", "%q is not a label: it must be a name, = and a value, as in team=growth", clip(string(pair), 60))
+		case twice && before != value:
+			f.add("label", "unique", "names %q twice, and no definition has two values of one label", clip(key, 60))
+		default:
+			labels[key] = value
+		}
+	}
+	return labels
 }
 
 func (rejectReasonParam) Schema(huma.Registry) *huma.Schema {

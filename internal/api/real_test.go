@@ -47,6 +47,10 @@ func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue strin
 	if err != nil {
 		t.Fatal(err)
 	}
+	stopper, err := ledger.NewStopper(ledger.StopperOptions{Store: s.store, Temporal: temporal, Log: logger, Registerer: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
 	schedules, err := schedule.NewReconciler(schedule.Options{
 		Store: s.store, Temporal: temporal, TaskQueue: queue, Log: logger, Registerer: registry,
 	})
@@ -54,7 +58,7 @@ func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue strin
 		t.Fatal(err)
 	}
 	handler, err := api.New(api.Options{
-		Store: s.store, Ledger: runs, Syncer: schedules, FullSyncer: fullSync{schedules}, Health: http.NotFoundHandler(),
+		Store: s.store, Ledger: runs, Stopper: stopper, Syncer: schedules, FullSyncer: fullSync{schedules}, Health: http.NotFoundHandler(),
 		Ready: http.NotFoundHandler(), Log: logger, Registerer: registry,
 	})
 	if err != nil {

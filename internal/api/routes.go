@@ -80,8 +80,38 @@ func (a *API) routes(health, ready http.Handler) error {
 	handle(a, "list-definition-runs", get("/activity-definitions/{id}/runs"), "List the runs of a definition", tagRuns,
 		"Newest first. The runs of a deleted definition can still be read.", nil, a.listDefinitionRuns, 404)
 	handle(a, "list-runs", get("/runs"), "List runs", tagRuns, "Newest first, over all definitions.", nil, a.listRuns)
-	handle(a, "get-run", get("/runs/{id}"), "Get a run", tagRuns, "With its input and the results of its tasks.", nil,
+	handle(a, "get-run", get("/runs/{id}"), "Get a run", tagRuns, "With its input, the results of its tasks, and what led to it.", nil,
 		a.getRun, 404)
+	handle(a, "get-run-task", get("/runs/{id}/tasks/{name}"), "Get a task of a run", tagRuns,
+		"With all that is kept of its input and output, and a page of its items.", nil, a.getTask, 404)
+
+	// Called by operators who steer runs. What is asked for is written first, and then told to Temporal until it is done.
+	handle(a, "cancel-run", post("/runs/{id}/cancel", http.StatusAccepted), "Cancel a run", tagRuns,
+		"What has not begun ends at once. What runs is asked to end: its tasks are canceled first, and on_failure tasks are not done. "+
+			"The answer is the run as it is then.", noteBody(), a.cancelRun, 400, 404, 409, 413, 415)
+	handle(a, "terminate-run", post("/runs/{id}/terminate", http.StatusAccepted), "Terminate a run", tagRuns,
+		"Ends it at once, whatever its tasks are doing: for a run that does not end when it is canceled.",
+		noteBody(), a.terminateRun, 400, 404, 409, 413, 415)
+	handle(a, "rerun-run", post("/runs/{id}/rerun", http.StatusAccepted), "Run a run again", tagRuns,
+		"Makes a new run with the input of one that has ended: from the start by the revision in force, or, with from failed, by the "+
+			"run's own revision without the tasks that succeeded or were skipped.", rerunBody(), a.rerunRun, 400, 404, 409, 413, 415)
+	handle(a, "approve-task", post("/runs/{id}/tasks/{name}/approve", http.StatusAccepted), "Approve what a task waits for", tagRuns,
+		"For a wait task with approval, while it waits. The first decision stands.", decideBody(), a.approveTask, 400, 404, 409, 413, 415)
+	handle(a, "reject-task", post("/runs/{id}/tasks/{name}/reject", http.StatusAccepted), "Reject what a task waits for", tagRuns,
+		"The task then has failed. The first decision stands.", decideBody(), a.rejectTask, 400, 404, 409, 413, 415)
+	handle(a, "cancel-runs", post("/runs/cancel", http.StatusAccepted), "Cancel runs", tagRuns,
+		"Those that have not ended and meet all that the filter names, oldest first and at most 1,000 at a time.", stopRunsBody(),
+		a.cancelRuns, 400, 413, 415)
+	a.alsoAnswers("/runs/cancel", http.StatusOK, "The count of a dry run. Nothing is changed.")
+	handle(a, "terminate-runs", post("/runs/terminate", http.StatusAccepted), "Terminate runs", tagRuns,
+		"Those that have not ended and meet all that the filter names, oldest first and at most 1,000 at a time.", stopRunsBody(),
+		a.terminateRuns, 400, 413, 415)
+	a.alsoAnswers("/runs/terminate", http.StatusOK, "The count of a dry run. Nothing is changed.")
+	handle(a, "rerun-runs", post("/runs/rerun", http.StatusAccepted), "Run runs again", tagRuns,
+		"Those that ended without success, meet all that the filter names and were not run again yet, oldest first and at most 1,000 at a "+
+			"time. Without a status, those that failed or timed out. Runs of deleted definitions are left out.",
+		rerunRunsBody(), a.rerunRuns, 400, 413, 415)
+	a.alsoAnswers("/runs/rerun", http.StatusOK, "The count of a dry run. Nothing is changed.")
 
 	// Called by people who ask why an event did, or did not, start something.
 	handle(a, "test-event", post("/events/test", http.StatusOK), "Tell what would become of an event", tagEvents,

@@ -50,11 +50,14 @@ func TestRoutesAreDocumented(t *testing.T) {
 		"GET /activity-definitions/{id}/backfills", "GET /activity-definitions/{id}/next-fires",
 		"GET /activity-definitions/{id}/runs", "GET /backfills/{id}", "GET /dead-letters", "GET /dead-letters/{id}",
 		"GET /events/{event_id}", "GET /healthz", "GET /readyz", "GET /replays", "GET /replays/{id}", "GET /runs", "GET /runs/{id}",
+		"GET /runs/{id}/tasks/{name}",
 		"PATCH /activity-definitions/{id}", "POST /activity-definitions/", "POST /activity-definitions/{id}/backfill",
 		"POST /activity-definitions/{id}/pause", "POST /activity-definitions/{id}/resume",
 		"POST /activity-definitions/{id}/trigger", "POST /admin/sync", "POST /backfills/{id}/cancel", "POST /cron/preview",
 		"POST /dead-letters/discard", "POST /dead-letters/retry", "POST /dead-letters/{id}/discard", "POST /dead-letters/{id}/retry",
-		"POST /events/test", "POST /replays", "POST /replays/{id}/cancel",
+		"POST /events/test", "POST /replays", "POST /replays/{id}/cancel", "POST /runs/cancel", "POST /runs/rerun", "POST /runs/terminate",
+		"POST /runs/{id}/cancel", "POST /runs/{id}/rerun", "POST /runs/{id}/tasks/{name}/approve", "POST /runs/{id}/tasks/{name}/reject",
+		"POST /runs/{id}/terminate",
 		"PUT /activity-definitions/{id}",
 	}
 	if !slices.Equal(served, want) {
@@ -74,7 +77,7 @@ func TestSlashes(t *testing.T) {
 			return definition.Stored{}, reached
 		},
 		get:    func(string) (definition.Stored, error) { return definition.Stored{}, reached },
-		getRun: func(string) (definition.Run, error) { return definition.Run{}, reached },
+		getRun: func(string) (definition.RunDetail, error) { return definition.RunDetail{}, reached },
 	}
 	a := newAPI(t, o)
 	const valid = `{"name":"a","trigger_config":{"trigger_type":"manual"}}`
@@ -113,6 +116,15 @@ func TestSlashes(t *testing.T) {
 		{"POST", "/admin/sync", "", 500},
 		{"GET", "/runs", "", 200},
 		{"GET", "/runs/" + someID, "", 500},
+		{"GET", "/runs/" + someID + "/tasks/a", "", 500},
+		{"POST", "/runs/" + someID + "/cancel", "", 500},
+		{"POST", "/runs/" + someID + "/terminate", "", 500},
+		{"POST", "/runs/" + someID + "/rerun", "", 500},
+		{"POST", "/runs/" + someID + "/tasks/a/approve", "", 500},
+		{"POST", "/runs/" + someID + "/tasks/a/reject", "", 500},
+		{"POST", "/runs/cancel", `{"filter":{"reason":"replaced"}}`, 500},
+		{"POST", "/runs/terminate", `{"filter":{"reason":"replaced"}}`, 500},
+		{"POST", "/runs/rerun", `{"filter":{"reason":"replaced"}}`, 500},
 		{"GET", "/healthz", "", 200},
 		{"GET", "/readyz", "", 200},
 		{"GET", "/openapi.json", "", 200},

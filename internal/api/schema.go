@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/expression"
 	"github.com/danielgtaylor/huma/v2"
 )
 
@@ -25,6 +26,7 @@ const (
 	schemaTask        = "Task"
 	schemaRetry       = "Retry"
 	schemaConcurrency = "Concurrency"
+	schemaNotify      = "Notification"
 	schemaPause       = "Pause"
 	schemaPreview     = "CronPreview"
 	schemaBackfill    = "BackfillRequest"
@@ -33,6 +35,12 @@ const (
 	schemaCloudEvent  = "CloudEvent"
 	schemaDeadLetters = "DeadLetterSelection"
 	schemaReplay      = "ReplayRequest"
+	schemaStop        = "StopRequest"
+	schemaRerun       = "RerunRequest"
+	schemaDecision    = "Decision"
+	schemaRunFilter   = "RunFilter"
+	schemaStopRuns    = "StopRunsRequest"
+	schemaRerunRuns   = "RerunRunsRequest"
 )
 
 const apiText = `activity-core keeps activity definitions: when something should happen (cron, a single time, an event, by hand) and what ` +
@@ -73,17 +81,25 @@ func defineSchemas(registry huma.Registry) {
 	for name, s := range taskSchemas() {
 		all[name] = s
 	}
+	for name, s := range steeringSchemas() {
+		all[name] = s
+	}
 	all[schemaRetry] = object("How often a failed task is tried again.", nil, properties{
 		"max_attempts":     integer("How often in all. Default 3; for a workflow task 1.", 1, 100),
 		"initial_interval": duration("The pause before the second try. Default 1s.", "1s"),
 		"backoff":          number("Each pause is this much longer than the one before. Default 2.", 1, 10),
 		"max_interval":     duration("The longest pause. Default 1m.", "1m"),
+		"non_retryable_errors": &huma.Schema{Type: huma.TypeArray, Items: text("", 200), MaxItems: new(50),
+			Description: "Types of errors that are not tried again: those of Temporal for activity and workflow, http_<status> for http.",
+			Examples:    []any{[]string{"http_503"}}},
 	})
 	all[schemaConcurrency] = object("How many runs of the definition run at one time. Default: 1 with skip for cron and "+
 		"scheduled, no limit for others.", []string{"limit"}, properties{
 		"limit": integer("0 for no limit.", 0, definition.MaxConcurrency),
-		"on_limit": described(enumSchema(definition.OnLimitSkip, definition.OnLimitQueue),
-			"What becomes of an occurrence that finds the limit reached. Runs by hand always queue. Default skip."),
+		"key":   expressionText("over event, run and definition: the limit holds for each of its values.", "event.payload.customer.id"),
+		"on_limit": described(enumSchema(definition.OnLimitSkip, definition.OnLimitQueue, definition.OnLimitReplace),
+			"What becomes of an occurrence that finds the limit reached: it is skipped, waits, or waits for the oldest run, which is "+
+				"canceled. Runs by hand always queue. Default skip."),
 	})
 	all[schemaNew] = object("A definition as its author writes it.", []string{"name", "trigger_config"}, documentProperties())
 
@@ -124,7 +140,11 @@ func documentProperties() properties {
 	enabled := described(&huma.Schema{Type: huma.TypeBoolean, Default: true},
 		"Whether it becomes due by its trigger. A disabled one can still be triggered by hand.")
 	tasks := &huma.Schema{Type: huma.TypeArray, Items: ref(schemaTask), MaxItems: new(definition.MaxTasks),
-		Description: "Run in this order; the first that fails for good ends the run. None is legal: the run is recorded and succeeds."}
+		Description: "Each begins once the tasks that it needs are settled. None is legal: the run is recorded and succeeds."}
+	onFailure := &huma.Schema{Type: huma.TypeArray, Items: ref(schemaTask), MaxItems: new(definition.MaxTasks),
+		Description: "Done after the tasks of a run that failed or timed out, for at most 30 minutes. They do not change the outcome."}
+	notify := &huma.Schema{Type: huma.TypeArray, Items: ref(schemaNotify), MaxItems: new(definition.MaxNotifications),
+		Description: "What is sent when a run ends."}
 	name := text("Unique.", 100)
 	name.Pattern = `^[a-z0-9][a-z0-9._-]{0,99}$`
 	return properties{
@@ -136,6 +156,8 @@ func documentProperties() properties {
 			"false, and gone when it becomes true.", definition.MaxPauseReason),
 		"trigger_config": ref(schemaTrigger),
 		"tasks":          tasks,
+		"on_failure":     onFailure,
+		"notify":         notify,
 		"concurrency":    ref(schemaConcurrency),
 		"timeout":        duration("Of a whole run. Default 24h, at most 720h.", "1h"),
 	}
@@ -143,8 +165,8 @@ func documentProperties() properties {
 
 // triggerSchemas returns the schema of trigger_config and of each of its types.
 func triggerSchemas() map[string]*huma.Schema {
-	expression := text("Five fields as in crontab(5), or @hourly and the like, or @every with a duration.", 0)
-	expression.Examples = []any{"0 9 * * 1-5"}
+	cronExpression := text("Five fields as in crontab(5), or @hourly and the like, or @every with a duration.", 0)
+	cronExpression.Examples = []any{"0 9 * * 1-5"}
 	zone := text("IANA name of the time zone.", 0)
 	zone.Default, zone.Examples = "UTC", []any{"Europe/Berlin"}
 	misfire := described(enumSchema(definition.MisfireSkip, definition.MisfireCompress, definition.MisfireCatchup),
@@ -166,7 +188,7 @@ func triggerSchemas() map[string]*huma.Schema {
 	variants := map[string]*huma.Schema{
 		"CronTrigger": object("Due at the times of a cron expression.", []string{"trigger_type", "cron_expression"}, properties{
 			"trigger_type":    constant(definition.TriggerCron),
-			"cron_expression": expression,
+			"cron_expression": cronExpression,
 			"timezone":        zone,
 			"misfire_policy":  misfire,
 			"misfire_window":  window,
@@ -210,8 +232,20 @@ func triggerPatch(all map[string]*huma.Schema) *huma.Schema {
 	return object("The fields to change. Another trigger_type replaces the whole trigger_config.", nil, fields)
 }
 
-// taskSchemas returns the schema of a task and of each of its types.
-func taskSchemas() map[string]*huma.Schema {
+// expressionText is an expression in CEL, with an example.
+func expressionText(description, example string) *huma.Schema {
+	s := text("A CEL expression "+description+" See docs/expressions.md.", expression.MaxText)
+	s.Examples = []any{example}
+	return s
+}
+
+// orExpression is a value of a schema, or a text with an expression that gives it.
+func orExpression(s *huma.Schema) *huma.Schema {
+	return &huma.Schema{Description: s.Description, AnyOf: []*huma.Schema{s, {Type: huma.TypeString, Pattern: `^\$\{[\s\S]*\}$`}}}
+}
+
+// withProperties returns the fields of each task type.
+func withProperties() map[definition.TaskType]properties {
 	headers := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: text("", 0)}
 	args := &huma.Schema{Type: huma.TypeArray, Items: &huma.Schema{},
 		Description: "The arguments, any JSON values. Absent: one argument, the run's context."}
@@ -220,43 +254,93 @@ func taskSchemas() map[string]*huma.Schema {
 	method.Default = "POST"
 	subject := text("The NATS subject, without wildcards.", 255)
 	subject.Examples = []any{"orders.shipped"}
-	url := &huma.Schema{Type: huma.TypeString, Format: "uri", Description: "Absolute, http or https."}
+	url := text("Absolute, http or https.", 0)
+	url.Examples = []any{"https://example.com/orders/${event.payload.id}"}
+	approval := object("Waits until somebody approves or rejects.", []string{"message"}, properties{
+		"message": text("What is to be decided.", 2000)})
+	return map[definition.TaskType]properties{
+		definition.TaskLog: {"message": text("", 0)},
+		definition.TaskHTTP: {"method": method, "url": url, "headers": headers,
+			"query":    described(&huma.Schema{Type: huma.TypeObject, AdditionalProperties: text("", 0)}, "Added to the query of the URL."),
+			"body":     {Description: "Sent as JSON. Without it and raw_body: the run's context, for POST, PUT and PATCH."},
+			"raw_body": text("Sent as it is, instead of body.", 0),
+			"expected_status": {Type: huma.TypeArray, Items: orExpression(integer("", 100, 599)), MaxItems: new(50),
+				Description: "The statuses that are a success, instead of 200 to 299."},
+			"output": {Description: "What the task's output is made of, with expressions over response: status, headers, body."}},
+		definition.TaskPublish: {"subject": subject, "headers": headers,
+			"event_type": text("The type in the CloudEvents headers. Absent: the subject.", 255),
+			"payload":    {Description: "Sent as JSON. Absent: the run's context."}},
+		definition.TaskActivity: {"activity": text("The name of the Temporal activity.", 200), "task_queue": queue, "args": args},
+		definition.TaskWorkflow: {"workflow": text("The name of the workflow type.", 200), "task_queue": queue, "args": args,
+			"id": text("The workflow's id. Absent: made of the run's and the task's.", 255),
+			"wait": orExpression(&huma.Schema{Type: huma.TypeBoolean, Default: true,
+				Description: "false: the task has succeeded once the workflow is started."}),
+			"parent_close": described(enumSchema(definition.ParentCloseRequestCancel, definition.ParentCloseTerminate, definition.ParentCloseAbandon),
+				"What becomes of the workflow when the run ends first. Default request_cancel; abandon with wait false, where nothing else is allowed.")},
+		definition.TaskWait: {"duration": duration("How long.", "10m"),
+			"until": text("An RFC 3339 time. One that is past ends the wait at once.", 0), "approval": approval},
+	}
+}
 
-	out := map[string]*huma.Schema{}
-	mapping := map[string]string{}
+// taskSchemas returns the schema of a task and of each of its types, and of what is sent at the end of a run.
+func taskSchemas() map[string]*huma.Schema {
+	out, mapping, with := map[string]*huma.Schema{}, map[string]string{}, withProperties()
 	for _, t := range []struct {
 		kind     definition.TaskType
 		schema   string
 		text     string
 		required []string
-		with     properties
 	}{
-		{definition.TaskLog, "LogTask", "Writes one line to the worker's log.", []string{"message"},
-			properties{"message": text("", 0)}},
-		{definition.TaskHTTP, "HTTPTask", "Makes one HTTP request. 200 to 299 is a success; 408, 425, 429 and 5xx are tried again.",
-			[]string{"url"}, properties{"method": method, "url": url, "headers": headers,
-				"body": {Description: "Sent as JSON. Absent: the run's context, for methods that have a body."}}},
-		{definition.TaskPublish, "PublishTask", "Publishes one message to JetStream.", []string{"subject"},
-			properties{"subject": subject, "headers": headers, "payload": {Description: "Sent as JSON. Absent: the run's context."}}},
-		{definition.TaskActivity, "ActivityTask", "Calls a Temporal activity of your own.", []string{"activity", "task_queue"},
-			properties{"activity": text("The name of the Temporal activity.", 200), "task_queue": queue, "args": args}},
-		{definition.TaskWorkflow, "WorkflowTask", "Runs a Temporal workflow of your own and waits for it.",
-			[]string{"workflow", "task_queue"},
-			properties{"workflow": text("The name of the workflow type.", 200), "task_queue": queue, "args": args}},
+		{definition.TaskLog, "LogTask", "Writes one line to the worker's log.", []string{"message"}},
+		{definition.TaskHTTP, "HTTPTask", "Makes one HTTP request. 200 to 299 is a success; 408, 425, 429 and 5xx are tried again.", []string{"url"}},
+		{definition.TaskPublish, "PublishTask", "Publishes one message to JetStream.", []string{"subject"}},
+		{definition.TaskActivity, "ActivityTask", "Calls a Temporal activity of your own.", []string{"activity", "task_queue"}},
+		{definition.TaskWorkflow, "WorkflowTask", "Runs a Temporal workflow of your own.", []string{"workflow", "task_queue"}},
+		{definition.TaskWait, "WaitTask", "Waits for one of three things.", nil},
 	} {
-		name := text("Unique within the definition.", 63)
-		name.Pattern = `^[a-z0-9][a-z0-9_-]{0,62}$`
-		out[t.schema] = object(t.text, []string{"name", "type", "with"}, properties{
-			"name":    name,
-			"type":    constant(t.kind),
-			"with":    object("", t.required, t.with),
-			"timeout": duration("Of the whole task, all attempts included. Default 5m.", "30s"),
-			"retry":   ref(schemaRetry),
-		})
+		out[t.schema] = object(t.text, []string{"name", "type", "with"}, taskProperties(t.kind, object("Any text may hold ${…}, a CEL "+
+			"expression.", t.required, with[t.kind])))
 		mapping[string(t.kind)] = t.schema
 	}
 	out[schemaTask] = union("One step of a run.", "type", mapping)
+	out[schemaNotify] = object("What is sent when a run ends.", []string{"on", "type", "with"}, properties{
+		"on": &huma.Schema{Type: huma.TypeArray, Items: enumSchema(definition.NotifyOns...), MinItems: new(1),
+			Description: "Which ends it tells of."},
+		"type": enumSchema(definition.TaskHTTP, definition.TaskPublish),
+		"with": {Type: huma.TypeObject, AdditionalProperties: true,
+			Description: "The fields of the type, as of a task. Expressions may read run, definition and secrets."},
+	})
 	return out
+}
+
+// taskProperties returns what a task of a type may have.
+func taskProperties(kind definition.TaskType, with *huma.Schema) properties {
+	name := text("Unique within the definition.", 63)
+	name.Pattern = `^[a-z0-9][a-z0-9_-]{0,62}$`
+	most, limit := definition.MaxParallel, "5m"
+	switch kind {
+	case definition.TaskActivity, definition.TaskWorkflow:
+		most = definition.MaxUserParallel
+	case definition.TaskWait:
+		limit = "24h"
+	}
+	all := properties{
+		"name": name,
+		"type": constant(kind),
+		"needs": {Type: huma.TypeArray, Items: text("", 63), MaxItems: new(definition.MaxTasks), Default: []string{},
+			Description: "The tasks of the same list that must be settled before this one begins."},
+		"if":       expressionText("that must be true; the task is skipped otherwise.", `tasks.check.output.ok`),
+		"with":     with,
+		"on_error": described(enumSchema(definition.OnErrorFail, definition.OnErrorContinue), "What becomes of the run when the task fails for good. Default fail."),
+		"timeout":  duration("Of the whole task, all attempts included. Default "+limit+".", "30s"),
+	}
+	if kind == definition.TaskWait {
+		return all
+	}
+	all["for_each"] = expressionText("that gives a list: the task is done for each of its items.", `event.payload.items`)
+	all["max_parallel"] = integer("How many items at a time. Default 10.", 1, float64(most))
+	all["retry"] = ref(schemaRetry)
+	return all
 }
 
 // requestSchemas returns the schemas of the bodies of a few fields.
@@ -353,6 +437,13 @@ func createBody() *huma.RequestBody {
 				"filters": {"tier": "pro"}},
 				"tasks": [{"name": "welcome", "type": "http", "timeout": "1m", "retry": {"max_attempts": 5},
 					"with": {"url": "https://example.com/welcome"}}]}`,
+			"tasks that need each other": `{"name": "order", "trigger_config": {"trigger_type": "event", "event_type": "order.paid"},
+				"tasks": [
+					{"name": "stock", "type": "http", "with": {"method": "GET", "url": "https://example.com/stock/${event.payload.sku}",
+						"headers": {"Authorization": "Bearer ${secrets.SHOP_TOKEN}"}, "output": {"left": "${response.body.left}"}}},
+					{"name": "ship", "type": "publish", "needs": ["stock"], "if": "tasks.stock.output.left > 0",
+						"with": {"subject": "orders.ship", "payload": {"order": "${event.payload.id}"}}}],
+				"on_failure": [{"name": "tell", "type": "log", "with": {"message": "order ${event.payload.id}: ${run.error}"}}]}`,
 			"manual": `{"name": "reindex", "trigger_config": {"trigger_type": "manual"}, "concurrency": {"limit": 1},
 				"tasks": [{"name": "reindex", "type": "workflow", "timeout": "30m",
 					"with": {"workflow": "Reindex", "task_queue": "search-tq", "args": [{"full": true}]}}]}`,
@@ -391,6 +482,83 @@ func pauseBody() *huma.RequestBody {
 	return &huma.RequestBody{Content: map[string]*huma.MediaType{jsonType: {
 		Schema: ref(schemaPause), Examples: examples(map[string]string{"reason": `{"reason": "the target moves house"}`}),
 	}}}
+}
+
+func fieldsOf(schema string, required bool, texts map[string]string) *huma.RequestBody {
+	return &huma.RequestBody{Required: required, Content: map[string]*huma.MediaType{jsonType: {
+		Schema: ref(schema), Examples: examples(texts),
+	}}}
+}
+
+func noteBody() *huma.RequestBody {
+	return fieldsOf(schemaStop, false, map[string]string{"note": `{"note": "the target is down"}`})
+}
+
+func rerunBody() *huma.RequestBody {
+	return fieldsOf(schemaRerun, false, map[string]string{"from the start": `{}`, "from what failed": `{"from": "failed"}`})
+}
+
+func decideBody() *huma.RequestBody {
+	return fieldsOf(schemaDecision, false, map[string]string{"decision": `{"by": "ada", "comment": "looks good"}`})
+}
+
+func stopRunsBody() *huma.RequestBody {
+	return fieldsOf(schemaStopRuns, true, map[string]string{
+		"count": `{"filter": {"definition": "reindex", "status": ["queued"]}, "dry_run": true}`,
+		"note":  `{"filter": {"labels": {"team": "growth"}}, "note": "the target is down"}`,
+	})
+}
+
+func rerunRunsBody() *huma.RequestBody {
+	return fieldsOf(schemaRerunRuns, true, map[string]string{
+		"count": `{"filter": {"reason": "task_failed", "since": "2026-01-31T09:00:00Z"}, "dry_run": true}`,
+		"go on": `{"filter": {"definition": "reindex", "status": ["failed"]}, "from": "failed"}`,
+	})
+}
+
+// steeringSchemas returns the schemas of the bodies that steer runs.
+func steeringSchemas() map[string]*huma.Schema {
+	note := func() *huma.Schema { return nullable(text("Why, for people: it becomes the run's error.", maxNote)) }
+	from := func() *huma.Schema {
+		s := enumSchema(definition.RerunFroms...)
+		s.Default = string(definition.RerunStart)
+		return nullable(described(s, "start: every task, by the revision in force. failed: by the run's own revision, without the tasks that "+
+			"succeeded or were skipped."))
+	}
+	dryRun := func() *huma.Schema {
+		return nullable(described(&huma.Schema{Type: huma.TypeBoolean, Default: false}, "Only count them."))
+	}
+	id := func(description string) *huma.Schema {
+		return nullable(described(&huma.Schema{Type: huma.TypeString, Format: "uuid"}, description))
+	}
+	words := func(items *huma.Schema, description string) *huma.Schema {
+		return nullable(&huma.Schema{Type: huma.TypeArray, Items: items, Description: description})
+	}
+	return map[string]*huma.Schema{
+		schemaStop:  object("", nil, properties{"note": note()}),
+		schemaRerun: object("", nil, properties{"from": from()}),
+		schemaDecision: object("", nil, properties{
+			"comment": nullable(text("Why, for people.", maxNote)), "by": nullable(text("Who decides.", maxBy)),
+		}),
+		schemaStopRuns: object("", []string{"filter"}, properties{"filter": ref(schemaRunFilter), "note": note(), "dry_run": dryRun()}),
+		schemaRerunRuns: object("", []string{"filter"}, properties{"filter": ref(schemaRunFilter), "from": from(),
+			"dry_run": dryRun()}),
+		schemaRunFilter: object("Which runs: at least one of these, and all that are given.", nil, properties{
+			"definition_id": id("Those of this definition."),
+			"definition":    nullable(text("Those of the definitions with this name.", 100)),
+			"labels": nullable(&huma.Schema{Type: huma.TypeObject, AdditionalProperties: text("", definition.MaxLabelValue),
+				Description: "Those of definitions that have all of these labels."}),
+			"status":      words(enumSchema(definition.RunStatuses...), "Those with one of these statuses."),
+			"reason":      nullable(described(enumSchema(definition.Reasons...), "Those with this reason.")),
+			"trigger":     words(enumSchema(definition.TriggerKinds...), "Those that one of these kinds of triggers made due."),
+			"since":       nullable(timestamp("Those that were accepted then or later.")),
+			"until":       nullable(timestamp("Those that were accepted before.")),
+			"rerun_of":    id("Those that make up for this run."),
+			"backfill_id": id("Those of this backfill."),
+			"replay_id":   id("Those of this replay."),
+			"event_id":    nullable(text("Those that this event made due.", definition.MaxEventID)),
+		}),
+	}
 }
 
 func previewBody() *huma.RequestBody {

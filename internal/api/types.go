@@ -2,6 +2,8 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/url"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -59,6 +61,9 @@ type RunSummary struct {
 	RerunOf        *string     `json:"rerun_of" format:"uuid" doc:"The run that this one makes up for; null for none."`
 	BackfillID     *string     `json:"backfill_id" format:"uuid" doc:"The backfill that made it; null for none."`
 	ReplayID       *string     `json:"replay_id" format:"uuid" doc:"The replay that made it; null for none."`
+	ConcurrencyKey *string     `json:"concurrency_key" doc:"The value of the definition's concurrency key; null for none."`
+	Depth          int         `json:"depth" doc:"How many runs led to it, each by the event of its end."`
+	StopRequested  *string     `json:"stop_requested" enum:"cancel,terminate" doc:"What somebody, or a run that takes its place, asked for; null when nobody did."`
 	AcceptedAt     time.Time   `json:"accepted_at" doc:"When it was written to the ledger."`
 	StartedAt      *time.Time  `json:"started_at" nullable:"true" doc:"When its tasks began."`
 	FinishedAt     *time.Time  `json:"finished_at" nullable:"true"`
@@ -70,21 +75,80 @@ type RunSummary struct {
 // Run is the JSON of one run.
 type Run struct {
 	RunSummary
-	Input any          `json:"input" doc:"What triggered it: the event's envelope, or the body of the trigger request; null when there was none."`
-	Tasks []TaskResult `json:"tasks" nullable:"false" doc:"In order; a task that was not reached is absent."`
+	Because       []Cause      `json:"because" nullable:"false" doc:"What led to it, and what was asked of it since."`
+	QueuePosition *int         `json:"queue_position" doc:"Its place among those that wait, from 1; null when it is not queued."`
+	TemporalURL   *string      `json:"temporal_url,omitempty" format:"uri" doc:"Its workflow in Temporal's Web UI; absent where it is not known where that is."`
+	Input         any          `json:"input" doc:"What triggered it: the event's envelope, or the body of the trigger request; null when there was none."`
+	Tasks         []TaskResult `json:"tasks" nullable:"false" doc:"In the order of the definition; a task that was not reached is absent. Of inputs and outputs of more than 16 KiB it has the first part: GET /runs/{id}/tasks/{name} has all of it."`
+}
+
+// The kinds of causes.
+const (
+	causeSlot     = "slot"
+	causeEvent    = "event"
+	causeRun      = "run"
+	causeRequest  = "request"
+	causeRerun    = "rerun"
+	causeBackfill = "backfill"
+	causeReplay   = "replay"
+	causeStop     = "stop"
+)
+
+// Cause is one thing that led to a run, or was asked of it.
+type Cause struct {
+	Kind string  `json:"kind" enum:"slot,event,run,request,rerun,backfill,replay,stop" doc:"slot: the clock. event: an event. run: the end of another run, which was that event. request: somebody asked for it. rerun: it makes up for another run. backfill, replay: these made it. stop: it was asked to end."`
+	ID   *string `json:"id" doc:"Of the event, run, backfill or replay; null for others."`
+	Text string  `json:"text" doc:"The same in one sentence."`
 }
 
 // TaskResult is the JSON of what became of a task.
 type TaskResult struct {
 	Name            string                `json:"name"`
-	Type            definition.TaskType   `json:"type" enum:"log,http,publish,activity,workflow"`
-	Status          definition.TaskStatus `json:"status" enum:"running,succeeded,failed,timed_out,canceled"`
+	Type            definition.TaskType   `json:"type" enum:"log,http,publish,activity,workflow,wait"`
+	Status          definition.TaskStatus `json:"status" enum:"running,succeeded,failed,timed_out,canceled,skipped"`
 	Attempts        int                   `json:"attempts"`
 	Error           *string               `json:"error" doc:"Of the last attempt; null when there is none."`
+	Input           any                   `json:"input" doc:"What it was done with: its expressions replaced by their values, and secrets by ***. null when it is not known; a string that holds the first part when input_truncated is true."`
+	InputTruncated  bool                  `json:"input_truncated"`
+	InputBytes      int                   `json:"input_bytes" doc:"The size of the input that is kept."`
 	Output          any                   `json:"output" doc:"Any JSON value; a string that holds the first part of it when output_truncated is true; null when there is none."`
 	OutputTruncated bool                  `json:"output_truncated"`
+	OutputBytes     int                   `json:"output_bytes" doc:"The size of the output that is kept, at most 1 MiB."`
 	StartedAt       time.Time             `json:"started_at"`
 	FinishedAt      *time.Time            `json:"finished_at" nullable:"true"`
+	DurationMS      *int64                `json:"duration_ms" doc:"From started_at to finished_at, in milliseconds."`
+	ItemsTotal      *int                  `json:"items_total" doc:"How many items a task with for_each has; null for others."`
+	ItemsBegun      *int                  `json:"items_begun" doc:"How many of them were begun."`
+	WaitUntil       *time.Time            `json:"wait_until" nullable:"true" doc:"When a wait ends; null for other tasks, and for one that waits for approval."`
+}
+
+// RunTask is the JSON of one task of a run, with its items.
+type RunTask struct {
+	TaskResult
+	Items      []TaskItem `json:"items" nullable:"false" doc:"Those items of a task with for_each that were begun, in order. Of values and outputs of more than 16 KiB it has the first part."`
+	NextCursor *string    `json:"next_cursor" doc:"Pass it as cursor to get the next page of items; null on the last one."`
+}
+
+// TaskItem is the JSON of what became of an item of a task with for_each.
+type TaskItem struct {
+	Item            int                   `json:"item" doc:"Its place in the list, from 0."`
+	Status          definition.TaskStatus `json:"status" enum:"running,succeeded,failed,timed_out,canceled"`
+	Attempts        int                   `json:"attempts"`
+	Error           *string               `json:"error"`
+	Value           any                   `json:"value" doc:"The item itself; a string that holds the first part when value_truncated is true."`
+	ValueTruncated  bool                  `json:"value_truncated"`
+	Output          any                   `json:"output"`
+	OutputTruncated bool                  `json:"output_truncated"`
+	OutputBytes     int                   `json:"output_bytes"`
+	StartedAt       time.Time             `json:"started_at"`
+	FinishedAt      *time.Time            `json:"finished_at" nullable:"true"`
+}
+
+// RunCount tells how many runs a request was about.
+type RunCount struct {
+	Count  int  `json:"count" doc:"How many runs it was done for, at most 1,000; in a dry run: how many there are."`
+	Left   int  `json:"left" doc:"How many more there are: ask again for these. In a dry run: how many would be left."`
+	DryRun bool `json:"dry_run" doc:"Whether nothing was changed."`
 }
 
 // RunList is one page of runs.
@@ -347,13 +411,11 @@ func runSummaryJSON(r definition.Run) RunSummary {
 		OccurrenceKey: r.Key, Status: runStatus(r.Status), Reason: optional(string(r.Reason)), Error: optional(r.Error),
 		EventID: optional(r.EventID), EventType: optional(r.EventType), TraceID: optional(r.TraceID),
 		SlotAt: utc(r.SlotAt), CatchUp: r.CatchUp, RerunOf: optional(r.RerunOf), BackfillID: optional(r.BackfillID),
-		ReplayID: optional(r.ReplayID), AcceptedAt: r.AcceptedAt.UTC(), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt),
+		ReplayID: optional(r.ReplayID), ConcurrencyKey: optional(r.ConcurrencyKey), Depth: r.Depth,
+		StopRequested: optional(string(r.Stop.How)), AcceptedAt: r.AcceptedAt.UTC(), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt),
 		WorkflowID: r.WorkflowID, WorkflowRunID: optional(r.WorkflowRunID),
 	}
-	if r.StartedAt != nil && r.FinishedAt != nil {
-		ms := r.FinishedAt.Sub(*r.StartedAt).Milliseconds()
-		out.DurationMS = &ms
-	}
+	out.DurationMS = duringMS(r.StartedAt, r.FinishedAt)
 	return out
 }
 
@@ -370,16 +432,101 @@ func backfillJSON(b definition.Backfill) Backfill {
 	return out
 }
 
-func runJSON(r definition.Run) Run {
-	out := Run{RunSummary: runSummaryJSON(r), Input: jsonOrText(r.Input), Tasks: make([]TaskResult, len(r.Tasks))}
-	for i, t := range r.Tasks {
-		out.Tasks[i] = TaskResult{
-			Name: t.Name, Type: t.Type, Status: t.Status, Attempts: t.Attempts, Error: optional(t.Error),
-			Output: jsonOrText(t.Output), OutputTruncated: t.OutputTruncated, StartedAt: t.StartedAt.UTC(),
-			FinishedAt: utc(t.FinishedAt),
+func (a *API) runJSON(r definition.RunDetail) Run {
+	out := Run{
+		RunSummary: runSummaryJSON(r.Run), Because: because(&r.Run), Input: jsonOrText(r.Input), Tasks: make([]TaskResult, len(r.Tasks)),
+	}
+	if r.QueuePosition > 0 {
+		out.QueuePosition = &r.QueuePosition
+	}
+	if a.temporalUI != "" {
+		address := a.temporalUI + "/workflows/" + url.PathEscape(r.WorkflowID)
+		if r.WorkflowRunID != "" {
+			address += "/" + url.PathEscape(r.WorkflowRunID) + "/history"
 		}
+		out.TemporalURL = &address
+	}
+	for i, t := range r.Tasks {
+		out.Tasks[i] = taskJSON(t)
 	}
 	return out
+}
+
+// because says what led to a run, and what was asked of it.
+func because(r *definition.Run) []Cause {
+	list := []Cause{}
+	add := func(kind, id, format string, args ...any) {
+		list = append(list, Cause{Kind: kind, ID: optional(id), Text: fmt.Sprintf(format, args...)})
+	}
+	if r.SlotAt != nil {
+		add(causeSlot, "", "it was due at %s", r.SlotAt.UTC().Format(time.RFC3339))
+	}
+	if r.EventID != "" {
+		add(causeEvent, r.EventID, "the event %s of the type %s made it due", r.EventID, r.EventType)
+		if id, err := definition.ParseID(r.EventID); err == nil && definition.IsRunEvent(r.EventType) {
+			add(causeRun, id, "that event told that run %s had %s", id, endedHow(r.EventType))
+		}
+	}
+	if r.Kind == definition.KindManual {
+		add(causeRequest, "", "somebody asked for it")
+	}
+	switch {
+	case r.RerunOf != "" && r.Kind == definition.KindRerun:
+		add(causeRerun, r.RerunOf, "somebody asked for run %s again", r.RerunOf)
+	case r.RerunOf != "":
+		add(causeRerun, r.RerunOf, "it makes up for run %s", r.RerunOf)
+	}
+	if r.BackfillID != "" {
+		add(causeBackfill, r.BackfillID, "the backfill %s made it", r.BackfillID)
+	}
+	if r.ReplayID != "" {
+		add(causeReplay, r.ReplayID, "the replay %s made it", r.ReplayID)
+	}
+	switch {
+	case r.Stop.Reason == definition.ReasonReplaced, r.Stop.How == "":
+		if r.Stop.How != "" {
+			add(causeStop, "", "%s", r.Stop.Note)
+		}
+	default:
+		text := "somebody asked to " + string(r.Stop.How) + " it"
+		if r.Stop.Note != "" {
+			text += ": " + r.Stop.Note
+		}
+		add(causeStop, "", "%s", text)
+	}
+	return list
+}
+
+func endedHow(eventType string) string {
+	return strings.ReplaceAll(strings.TrimPrefix(eventType, definition.RunEventPrefix), "_", " ")
+}
+
+func taskJSON(t definition.TaskDetail) TaskResult {
+	return TaskResult{
+		Name: t.Name, Type: t.Type, Status: t.Status, Attempts: t.Attempts, Error: optional(t.Error),
+		Input: jsonOrText(t.Input), InputTruncated: len(t.Input) < t.InputBytes, InputBytes: t.InputBytes,
+		Output: jsonOrText(t.Output), OutputTruncated: t.OutputTruncated || len(t.Output) < t.OutputBytes, OutputBytes: t.OutputBytes,
+		StartedAt: t.StartedAt.UTC(), FinishedAt: utc(t.FinishedAt), DurationMS: duringMS(&t.StartedAt, t.FinishedAt),
+		ItemsTotal: t.Items, ItemsBegun: t.ItemsBegun, WaitUntil: utc(t.WaitUntil),
+	}
+}
+
+func itemJSON(i definition.ItemDetail) TaskItem {
+	return TaskItem{
+		Item: i.Item, Status: i.Status, Attempts: i.Attempts, Error: optional(i.Error), Value: jsonOrText(i.Value),
+		ValueTruncated: len(i.Value) < i.ValueBytes, Output: jsonOrText(i.Output),
+		OutputTruncated: i.OutputTruncated || len(i.Output) < i.OutputBytes, OutputBytes: i.OutputBytes,
+		StartedAt: i.StartedAt.UTC(), FinishedAt: utc(i.FinishedAt),
+	}
+}
+
+// duringMS is the time between two moments in milliseconds, nil while one of them is not known.
+func duringMS(from, to *time.Time) *int64 {
+	if from == nil || to == nil {
+		return nil
+	}
+	ms := to.Sub(*from).Milliseconds()
+	return &ms
 }
 
 // jsonOrText shows bytes as the JSON that they are, and as a string when they are not: an output that was cut, for one.

@@ -16,6 +16,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/activity-core/activity-core/internal/definition"
 )
@@ -39,8 +40,8 @@ type Store interface {
 	// are recorded with these ids.
 	AcceptEvents(ctx context.Context, events []definition.EventRecord, occurrences []definition.Occurrence) (
 		starts []definition.Start, reused []string, err error)
-	// CloseUnbegun ends a row that is still accepted, and reports whether it was.
-	CloseUnbegun(ctx context.Context, f definition.Finish) (bool, error)
+	// CloseUnbegun ends a row that is still accepted; one that is not stays as it is, and is Repeated.
+	CloseUnbegun(ctx context.Context, f definition.Finish) (definition.Finished, error)
 }
 
 // Options of a Ledger. Every field is required.
@@ -143,6 +144,29 @@ func (l *Ledger) execute(ctx context.Context, s definition.Start) error {
 	return fmt.Errorf("start run %s: %w", s.RunID, err)
 }
 
+// Notify starts the workflow that sends the notifications of a run's end. Nil means that it is started, by this call or an earlier
+// one, or that Temporal refused it for good, which is logged. An error is transient.
+func (l *Ledger) Notify(ctx context.Context, in definition.NotifyInput) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	_, err := l.o.Temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID:                                       definition.NotifyWorkflowID(in.RunID),
+		TaskQueue:                                l.o.TaskQueue,
+		WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+		WorkflowExecutionErrorWhenAlreadyStarted: true,
+		WorkflowRunTimeout:                       definition.NotifyTimeout + backstop,
+	}, definition.NotifyWorkflow, in)
+	var duplicate *serviceerror.WorkflowExecutionAlreadyStarted
+	switch {
+	case err == nil, errors.As(err, &duplicate):
+		return nil
+	case refusedForGood(err):
+		l.o.Log.Warn("temporal refused the notifications of a run for good", "run_id", in.RunID, "error", err)
+		return nil
+	}
+	return fmt.Errorf("start the notifications of run %s: %w", in.RunID, err)
+}
+
 // refuse closes the row with Temporal's words.
 func (l *Ledger) refuse(ctx context.Context, s definition.Start, cause error) error {
 	closed, err := l.o.Store.CloseUnbegun(ctx, definition.Finish{
@@ -151,10 +175,27 @@ func (l *Ledger) refuse(ctx context.Context, s definition.Start, cause error) er
 	if err != nil {
 		return err
 	}
-	if closed {
+	wake(ctx, l.o.Temporal, l.o.Log, closed.Wake)
+	if !closed.Repeated {
 		l.o.Log.Warn("temporal refused a run for good", "run_id", s.RunID, "definition", s.DefinitionName, "error", cause)
 	}
 	return nil
+}
+
+// wake tells the workflows of queued runs that something was decided about them. They also ask by themselves, so a lost signal costs
+// time only.
+func wake(ctx context.Context, c client.Client, log *slog.Logger, workflowIDs []string) {
+	group := errgroup.Group{}
+	group.SetLimit(sweepConcurrency)
+	for _, id := range workflowIDs {
+		group.Go(func() error {
+			if err := c.SignalWorkflow(ctx, id, "", definition.SignalAdmitted, nil); err != nil {
+				log.Debug("a queued run was not told that it may go on", "workflow_id", id, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // the functions return no errors
 }
 
 // refusedForGood reports whether trying again is useless. Search attributes that were registered a moment ago are

@@ -248,7 +248,7 @@ func TestReaperEndsWhatWasTerminated(t *testing.T) {
 		}
 		starts = append(starts, start)
 	}
-	if _, err := b.store.BeginTask(t.Context(), starts[0].RunID, 0, 1); err != nil {
+	if _, err := b.store.BeginTask(t.Context(), definition.TaskBegin{RunID: starts[0].RunID, Item: -1, Name: "say", Type: definition.TaskLog, Attempt: 1}); err != nil {
 		t.Fatal(err)
 	}
 	// Both workflows are open: nothing to do.

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
@@ -155,44 +153,20 @@ func (r *Reaper) askAll(ctx context.Context, open []definition.Open) error {
 	return nil
 }
 
-// ask ends a row if Temporal says that its workflow has ended, or that there is none. It names no run id, so that a
-// workflow that was reset is described as what it is now: running.
+// ask ends a row if Temporal says that its workflow has ended, or that there is none.
 func (r *Reaper) ask(ctx context.Context, o definition.Open) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	var end definition.Finish
-	described, err := r.o.Temporal.DescribeWorkflowExecution(ctx, o.WorkflowID, "")
-	var gone *serviceerror.NotFound
-	switch {
-	case errors.As(err, &gone):
-		end = definition.Finish{Status: definition.RunFailed, Reason: definition.ReasonWorkflowEnded,
-			Error: "Temporal does not know its workflow any more"}
-	case err != nil:
-		return fmt.Errorf("describe workflow %s: %w", o.WorkflowID, err)
-	case described.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING:
-		return nil
-	default:
-		end = closedFinish(described.GetWorkflowExecutionInfo().GetStatus(), "ended")
+	end, open, err := closedEnd(ctx, r.o.Temporal, o.WorkflowID)
+	if err != nil || open {
+		return err
 	}
 	end.RunID = o.RunID
-	// The tasks first: a row that is found ended has none left open.
-	if err := r.o.Store.CancelOpenTasks(ctx, o.RunID, end.Error); err != nil {
-		return err
-	}
-	finished, err := r.o.Store.FinishRun(ctx, end)
-	if err != nil {
-		return err
-	}
-	for _, id := range finished.Wake {
-		// A queued run also asks by itself, so a lost signal costs time only.
-		if err := r.o.Temporal.SignalWorkflow(ctx, id, "", definition.SignalAdmitted, nil); err != nil {
-			r.o.Log.Debug("a queued run was not told that it may run", "workflow_id", id, "error", err)
-		}
-	}
-	if !finished.Repeated {
+	finished, err := closeRow(ctx, r.o.Store, r.o.Temporal, r.o.Log, end)
+	if err == nil && !finished.Repeated {
 		r.reaped.WithLabelValues(string(end.Status)).Inc()
 		r.o.Log.Warn("ended a run whose workflow had ended without it", "run_id", o.RunID, "definition", o.Name,
-			"status", end.Status, "reason", end.Reason)
+			"status", end.Status, "reason", finished.Run.Reason)
 	}
-	return nil
+	return err
 }

@@ -37,7 +37,7 @@ type SweepStore interface {
 	// ReturnUnstarted gives claimed rows back, to be claimed again after a pause.
 	ReturnUnstarted(ctx context.Context, runIDs []string, pause time.Duration) error
 	// CloseUnbegun ends a row that is still accepted.
-	CloseUnbegun(ctx context.Context, f definition.Finish) (bool, error)
+	CloseUnbegun(ctx context.Context, f definition.Finish) (definition.Finished, error)
 	// SlotsRecovered notes that slots of these definitions were started by the sweeper and not by their schedules.
 	SlotsRecovered(ctx context.Context, definitionIDs []string) error
 }
@@ -215,7 +215,8 @@ func (s *Sweeper) close(ctx context.Context, start definition.Start, result stri
 	if err != nil {
 		return err
 	}
-	if closed {
+	wake(ctx, s.o.Temporal, s.o.Log, closed.Wake)
+	if !closed.Repeated {
 		s.swept.WithLabelValues(result).Inc()
 		s.o.Log.Warn("closed a run that never began", "run_id", start.RunID, "definition", start.DefinitionName,
 			"status", f.Status, "reason", f.Reason)

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"github.com/activity-core/activity-core/internal/definition"
 )
 
 // index finds definitions by event type. It never changes; nil is an empty one.
@@ -88,6 +90,13 @@ func (x *index) match(s *scratch) error {
 		}
 	}
 	if x.wild == nil {
+		return nil
+	}
+	if definition.IsRunEvent(s.event.Type) {
+		first, left, _ := strings.Cut(s.event.Type, ".")
+		if next := x.wild.next[first]; next != nil {
+			return next.match(s, left)
+		}
 		return nil
 	}
 	return x.wild.match(s, s.event.Type)

@@ -329,3 +329,35 @@ func BenchmarkMatch(b *testing.B) {
 		})
 	}
 }
+
+// Who follows all events does not follow the ends of runs: it would follow those of the runs that this makes.
+func TestRunEventsNeedTheirWord(t *testing.T) {
+	t.Parallel()
+	patterns := []string{">", "*.failed", "*.*", "run.>", "run.*", "run.failed", "run.succeeded", "*.>"}
+	var changes []definition.Routable
+	for _, p := range patterns {
+		changes = append(changes, routable(p, p, `{}`))
+	}
+	table := apply(t, &Table{}, changes...)
+	for _, c := range []struct{ eventType, want string }{
+		{"run.failed", "run.* run.> run.failed"},
+		{"run.succeeded", "run.* run.> run.succeeded"},
+		{"run.started", "*.* *.> > run.* run.>"},
+		{"run.failed.twice", "*.> > run.>"},
+		{"job.failed", "*.* *.> *.failed >"},
+	} {
+		e := event(t, c.eventType, `{}`)
+		if got := matched(t, table, e); got != c.want {
+			t.Errorf("%s met %s, want %s", c.eventType, got, c.want)
+		}
+		for _, p := range patterns {
+			want := strings.Contains(" "+c.want+" ", " "+p+" ")
+			if TypeMeets(p, c.eventType) != want {
+				t.Errorf("TypeMeets(%s, %s) = %v", p, c.eventType, !want)
+			}
+			if x := Explain(routable(p, p, `{}`), e, noon); x.Matches != want || !want && x.Clause != "event_type" {
+				t.Errorf("%s and %s are explained by %+v", p, c.eventType, x)
+			}
+		}
+	}
+}

@@ -27,16 +27,20 @@ func (s *Store) BeginRun(ctx context.Context, b definition.Begin) (definition.Ad
 	}
 	adm, decided, err := s.beginUnlimited(ctx, b)
 	if err != nil || decided {
-		return adm, translate(attempt, err)
+		return s.addProgress(ctx, &adm, translate(attempt, err))
 	}
+	var stops bool
 	err = s.tx(ctx, attempt, func(tx pgx.Tx) error {
-		adm, err = beginLimited(ctx, tx, b)
+		adm, stops, err = beginLimited(ctx, tx, b)
 		return err
 	})
-	return adm, err
+	if err == nil && stops && s.stops != nil {
+		s.stops()
+	}
+	return s.addProgress(ctx, &adm, err)
 }
 
-const beginColumns = runColumns + `, input, run_limit, now()`
+const beginColumns = runColumns + `, input, run_limit, clock_timestamp()`
 
 // beginRow is a ledger row with what the decision needs.
 type beginRow struct {
@@ -70,7 +74,7 @@ func (s *Store) beginUnlimited(ctx context.Context, b definition.Begin) (definit
 			                   WHERE d.id = runs.definition_id AND d.deleted_at IS NULL) d ON true),
 		begun AS (
 			UPDATE runs SET status = 'running', started_at = now(), workflow_run_id = $2 FROM r
-			WHERE runs.id = $1 AND runs.status = 'accepted' AND r.live AND (r.enabled OR r.kind IN ('manual', 'backfill'))
+			WHERE runs.id = $1 AND runs.status = 'accepted' AND r.live AND (r.enabled OR r.kind IN ('manual', 'backfill', 'replay', 'rerun'))
 			  AND r.run_limit = 0 AND NOT r.catch_up
 			RETURNING 1)
 		SELECT r.*, EXISTS (SELECT FROM begun) FROM r`, b.RunID, b.FirstRunID)
@@ -86,22 +90,15 @@ func (s *Store) beginUnlimited(ctx context.Context, b definition.Begin) (definit
 	return adm, true, err
 }
 
-// beginLimited decides under the lock of the definition's concurrency row. Locks are always taken in this order: the
-// concurrency row, then runs.
-func beginLimited(ctx context.Context, tx pgx.Tx, b definition.Begin) (definition.Admission, error) {
-	var definitionID string
-	var limit int
-	var catchUp bool
-	err := tx.QueryRow(ctx, `SELECT definition_id::text, run_limit, catch_up FROM runs WHERE id = $1`, b.RunID).
-		Scan(&definitionID, &limit, &catchUp)
+// beginLimited decides under the lock of the key's concurrency row. Locks are always taken in this order: the concurrency row, then
+// runs.
+func beginLimited(ctx context.Context, tx pgx.Tx, b definition.Begin) (adm definition.Admission, stops bool, err error) {
+	line, err := lineOf(ctx, tx, b.RunID)
 	if err != nil {
-		return definition.Admission{}, err
+		return adm, false, err
 	}
-	inLine := limit > 0 || catchUp
-	if inLine {
-		if err := lockConcurrency(ctx, tx, definitionID); err != nil {
-			return definition.Admission{}, err
-		}
+	if err := line.lock(ctx, tx); err != nil {
+		return adm, false, err
 	}
 	rows, err := tx.Query(ctx, `
 		SELECT `+beginColumns+`,
@@ -111,75 +108,83 @@ func beginLimited(ctx context.Context, tx pgx.Tx, b definition.Begin) (definitio
 		       EXISTS (SELECT FROM definitions d WHERE d.id = runs.definition_id AND d.deleted_at IS NULL AND d.enabled), false
 		FROM runs WHERE id = $1 FOR UPDATE`, b.RunID)
 	if err != nil {
-		return definition.Admission{}, err
+		return adm, false, err
 	}
 	r, err := pgx.CollectExactlyOneRow(rows, scanBegin)
 	if err != nil {
-		return definition.Admission{}, err
+		return adm, false, err
 	}
 	if r.run.Status != definition.RunAccepted && r.run.WorkflowRunID != "" && r.run.WorkflowRunID != b.FirstRunID {
-		return definition.Admission{}, definition.ErrOtherWorkflow
+		return adm, false, definition.ErrOtherWorkflow
 	}
 	switch {
 	case r.run.Status.Final() && r.run.WorkflowRunID == "":
-		// Decided and counted when the row was made, or given up by the sweeper: this workflow is the first to hear it.
+		// Decided and counted when the row was made, or given up before its workflow began: this one is the first to hear it.
 		_, err := tx.Exec(ctx, `UPDATE runs SET workflow_run_id = $2 WHERE id = $1`, b.RunID, b.FirstRunID)
 		if err != nil {
-			return definition.Admission{}, err
+			return adm, false, err
 		}
-		return r.admission(true)
+		adm, err = r.admission(true)
+		return adm, false, err
 	case r.run.Status.Final(), r.run.Status == definition.RunRunning:
-		return r.admission(true)
-	}
-	doc, err := definition.DecodeStored([]byte(r.document))
-	if err != nil {
-		return r.store(ctx, tx, b, definition.RunFailed, definition.ReasonRevisionUnreadable, err.Error())
-	}
-	load := definition.Load{}
-	if inLine {
-		err := tx.QueryRow(ctx, `
-			SELECT count(*) FILTER (WHERE status = 'running'), count(*) FILTER (WHERE status = 'queued' AND seq < $2),
-			       (SELECT count(*) FROM runs WHERE $3 AND definition_id = $1 AND catch_up AND slot_at < $4
-			          AND status IN ('accepted', 'queued', 'running'))
-			FROM runs WHERE definition_id = $1 AND status IN ('running', 'queued')`, definitionID, r.run.Seq, catchUp, r.run.SlotAt).
-			Scan(&load.Running, &load.QueuedBefore, &load.CaughtUpBefore)
-		if err != nil {
-			return definition.Admission{}, err
+		if line.limited() {
+			if err := heard(ctx, tx, b.RunID); err != nil {
+				return adm, false, err
+			}
 		}
+		adm, err = r.admission(true)
+		return adm, false, err
 	}
-	limits := doc.Limits(r.run.Kind)
-	limits.Limit = limit
-	status, reason := definition.Admit(
-		definition.Applicant{Kind: r.run.Kind, CatchUp: catchUp, Live: r.live, Enabled: r.enabled}, limits, load)
-	if status == r.run.Status {
-		return r.admission(true)
+	before := r.run.Status
+	var woken []string
+	status, reason, text := definition.RunFailed, definition.ReasonRevisionUnreadable, ""
+	if doc, err := definition.DecodeStored([]byte(r.document)); err != nil {
+		text = err.Error()
+	} else if status, reason, woken, stops, err = line.admit(ctx, tx, &r, &doc); err != nil {
+		return adm, false, err
 	}
-	adm, err := r.store(ctx, tx, b, status, reason, "")
-	if err == nil && catchUp && status.Final() {
-		adm.Wake, err = admitNext(ctx, tx, definitionID, limit) // it held up the ones behind it
+	if status == before {
+		if err := heard(ctx, tx, b.RunID); err != nil {
+			return adm, stops, err
+		}
+		adm, err = r.admission(true)
+	} else {
+		adm, err = r.store(ctx, tx, b, status, reason, text)
 	}
-	return adm, err
+	if err != nil || !line.limited() {
+		return adm, stops, err
+	}
+	if status != definition.RunQueued || len(woken) > 0 {
+		// Those that it replaced, or it itself until its workflow had begun, held up the ones behind them.
+		next, err := line.admitNext(ctx, tx)
+		if err != nil {
+			return adm, stops, err
+		}
+		woken = append(woken, next...)
+	}
+	adm.Wake = woken
+	if status.Final() {
+		err = line.forget(ctx, tx)
+	}
+	return adm, stops, err
 }
 
 // store writes the decision.
 func (r *beginRow) store(
 	ctx context.Context, tx pgx.Tx, b definition.Begin, status definition.RunStatus, reason definition.Reason, text string,
 ) (definition.Admission, error) {
-	_, err := tx.Exec(ctx, `
-		UPDATE runs SET status = $2, reason = $3, error = $4, workflow_run_id = $5,
-		       started_at = CASE WHEN $2 = 'running' THEN now() ELSE started_at END,
-		       finished_at = CASE WHEN $6 THEN now() ELSE finished_at END
-		WHERE id = $1`, b.RunID, status, reason, bound(text), b.FirstRunID, status.Final())
+	// By the clock, and not by the time at which the transaction began to wait for the lock: the times tell the order of the line.
+	err := tx.QueryRow(ctx, `
+		UPDATE runs SET status = $2, reason = $3, error = $4, workflow_run_id = $5, wake_after = NULL,
+		       started_at = CASE WHEN $2 = 'running' THEN clock_timestamp() ELSE started_at END,
+		       finished_at = CASE WHEN $6 THEN clock_timestamp() ELSE finished_at END
+		WHERE id = $1 RETURNING started_at, finished_at`, b.RunID, status, reason, bound(text), b.FirstRunID, status.Final()).
+		Scan(&r.run.StartedAt, &r.run.FinishedAt)
 	if err != nil {
 		return definition.Admission{}, err
 	}
 	r.run.Status, r.run.Reason, r.run.Error, r.run.WorkflowRunID = status, reason, text, b.FirstRunID
-	switch {
-	case status == definition.RunRunning:
-		r.run.StartedAt = &r.now
-	case status.Final():
-		r.run.FinishedAt = &r.now
-	}
+	inUTC(&r.run)
 	return r.admission(false)
 }
 
@@ -196,6 +201,9 @@ func (r *beginRow) admission(repeated bool) (definition.Admission, error) {
 		return adm, fmt.Errorf("revision %d of definition %s: %w", r.run.Revision, r.run.DefinitionID, err)
 	}
 	adm.Document = doc
+	if r.run.StartedAt != nil {
+		adm.Elapsed = r.now.Sub(*r.run.StartedAt)
+	}
 	return adm, nil
 }
 
@@ -209,17 +217,21 @@ func (s *Store) FinishRun(ctx context.Context, f definition.Finish) (definition.
 		return done, translate(attempt, err)
 	}
 	err = s.tx(ctx, attempt, func(tx pgx.Tx) error {
-		done, err = finishLimited(ctx, tx, f)
+		done, err = finishLimited(ctx, tx, f, false)
 		return err
 	})
 	return done, err
 }
 
-const setFinished = `UPDATE runs SET status = $2, reason = $3, error = $4, finished_at = now()
+// setFinished ends a row. One that was asked to stop gets the reason and the words of whoever asked, if it ends by that.
+const setFinished = `UPDATE runs SET status = $2, finished_at = clock_timestamp(),
+	       reason = CASE WHEN $2 = 'canceled' AND stop_reason <> '' THEN stop_reason ELSE $3 END,
+	       error = CASE WHEN $2 = 'canceled' AND stop_note <> '' THEN stop_note ELSE $4 END
 	WHERE id = $1 AND status IN ('accepted', 'queued', 'running')`
 
 func (s *Store) finishUnlimited(ctx context.Context, f definition.Finish) (definition.Finished, error) {
-	rows, err := s.pool.Query(ctx, setFinished+` AND run_limit = 0 AND NOT catch_up RETURNING `+runColumns, f.RunID, f.Status, f.Reason, f.Error)
+	rows, err := s.pool.Query(ctx, setFinished+` AND run_limit = 0 AND NOT catch_up RETURNING `+runColumns,
+		f.RunID, f.Status, f.Reason, f.Error)
 	if err != nil {
 		return definition.Finished{}, err
 	}
@@ -227,66 +239,37 @@ func (s *Store) finishUnlimited(ctx context.Context, f definition.Finish) (defin
 	return definition.Finished{Run: run}, err
 }
 
-func finishLimited(ctx context.Context, tx pgx.Tx, f definition.Finish) (definition.Finished, error) {
-	rows, err := tx.Query(ctx, `SELECT `+runColumns+`, run_limit FROM runs WHERE id = $1`, f.RunID)
+// finishLimited ends a row under the lock of its key, and lets the next ones begin. With unbegun, it ends only a row that is still
+// accepted.
+func finishLimited(ctx context.Context, tx pgx.Tx, f definition.Finish, unbegun bool) (definition.Finished, error) {
+	line, err := lineOf(ctx, tx, f.RunID)
 	if err != nil {
 		return definition.Finished{}, err
 	}
-	var limit int
-	read := func(row pgx.CollectableRow) (definition.Run, error) {
-		var r definition.Run
-		err := row.Scan(append(runFields(&r), &limit)...)
-		inUTC(&r)
-		return r, err
+	if err := line.lock(ctx, tx); err != nil {
+		return definition.Finished{}, err
 	}
-	run, err := pgx.CollectExactlyOneRow(rows, read)
+	set := setFinished
+	if unbegun {
+		set += ` AND status = 'accepted'`
+	}
+	rows, err := tx.Query(ctx, set+` RETURNING `+runColumns, f.RunID, f.Status, f.Reason, f.Error)
 	if err != nil {
 		return definition.Finished{}, err
 	}
-	if limit > 0 || run.CatchUp {
-		if err := lockConcurrency(ctx, tx, run.DefinitionID); err != nil {
-			return definition.Finished{}, err
-		}
-	}
-	rows, err = tx.Query(ctx, setFinished+` RETURNING `+runColumns+`, run_limit`, f.RunID, f.Status, f.Reason, f.Error)
-	if err != nil {
-		return definition.Finished{}, err
-	}
-	ended, err := pgx.CollectExactlyOneRow(rows, read)
+	ended, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (definition.Run, error) { return scanRun(row, false) })
 	if errors.Is(err, pgx.ErrNoRows) {
-		run, err = rereadRun(ctx, tx, f.RunID)
+		run, err := rereadRun(ctx, tx, f.RunID)
 		return definition.Finished{Run: run, Repeated: true}, err
 	}
-	if err != nil || (limit == 0 && !run.CatchUp) {
+	if err != nil || !line.limited() {
 		return definition.Finished{Run: ended}, err
 	}
-	wake, err := admitNext(ctx, tx, run.DefinitionID, limit)
-	return definition.Finished{Run: ended, Wake: wake}, err
-}
-
-// admitNext marks the next queued runs of a definition as running, under the lock of its concurrency row, and returns their
-// workflows. A run that is caught up with comes after all earlier ones, also after one whose workflow has yet to begin.
-func admitNext(ctx context.Context, tx pgx.Tx, definitionID string, limit int) ([]string, error) {
-	// The newest revision's limit decides how many may follow; a raised limit frees several at once.
-	rows, err := tx.Query(ctx, `
-		WITH room AS (
-			SELECT COALESCE((SELECT v.run_limit FROM definitions d JOIN definition_revisions v
-			                   ON v.definition_id = d.id AND v.revision = d.revision WHERE d.id = $1), $2) AS places,
-			       (SELECT count(*) FROM runs WHERE definition_id = $1 AND status = 'running') AS running),
-		next AS (
-			SELECT id FROM runs q WHERE definition_id = $1 AND status = 'queued'
-			  AND NOT (catch_up AND EXISTS (
-			      SELECT FROM runs e WHERE e.definition_id = $1 AND e.catch_up AND e.slot_at < q.slot_at
-			        AND e.status IN ('accepted', 'queued', 'running')))
-			ORDER BY seq
-			LIMIT (SELECT CASE WHEN places = 0 THEN 1000 ELSE GREATEST(places - running, 0) END FROM room)
-			FOR UPDATE SKIP LOCKED)
-		UPDATE runs SET status = 'running', started_at = now() FROM next WHERE runs.id = next.id RETURNING workflow_id`,
-		definitionID, limit)
+	wake, err := line.admitNext(ctx, tx)
 	if err != nil {
-		return nil, err
+		return definition.Finished{}, err
 	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
+	return definition.Finished{Run: ended, Wake: wake}, line.forget(ctx, tx)
 }
 
 func rereadRun(ctx context.Context, tx pgx.Tx, id string) (definition.Run, error) {
@@ -295,13 +278,4 @@ func rereadRun(ctx context.Context, tx pgx.Tx, id string) (definition.Run, error
 		return definition.Run{}, err
 	}
 	return pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (definition.Run, error) { return scanRun(row, false) })
-}
-
-func lockConcurrency(ctx context.Context, tx pgx.Tx, definitionID string) error {
-	_, err := tx.Exec(ctx, `INSERT INTO concurrency (definition_id) VALUES ($1) ON CONFLICT DO NOTHING`, definitionID)
-	if err != nil {
-		return err
-	}
-	_, err = tx.Exec(ctx, `SELECT FROM concurrency WHERE definition_id = $1 AND key = '' FOR UPDATE`, definitionID)
-	return err
 }

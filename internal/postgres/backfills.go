@@ -162,22 +162,30 @@ func writeBackfill(ctx context.Context, tx pgx.Tx, b *definition.Backfill, doc *
 	n := len(wanted)
 	ids, keys, workflows := make([]string, n), make([]string, n), make([]string, n)
 	slots, rerunOf := make([]time.Time, n), make([]*string, n)
+	concurrency, faults := make([]string, n), make([]string, n)
+	keyer := doc.Keyer()
 	for i, w := range wanted {
 		ids[i], slots[i], keys[i] = definition.NewID(), w.slot, definition.CronKey(w.slot)
 		if w.rerunOf != "" {
 			rerunOf[i], keys[i] = &w.rerunOf, definition.RerunKey(w.rerunOf, w.reruns+1)
 		}
 		workflows[i] = definition.WorkflowID(b.DefinitionID, keys[i])
+		o := definition.Occurrence{DefinitionID: b.DefinitionID, Revision: b.Revision, Kind: definition.KindBackfill, Key: keys[i],
+			RerunOf: w.rerunOf}
+		keyer.Set(ctx, &o)
+		concurrency[i], faults[i] = o.ConcurrencyKey, bound(o.KeyError)
 	}
 	_, err = tx.Exec(ctx, `
-		INSERT INTO runs (id, definition_id, definition_name, revision, kind, occurrence_key, status, slot_at, rerun_of,
-		                  backfill_id, run_limit, run_timeout, workflow_id, start_after)
-		SELECT o.id, $6, $7, $8, 'backfill', o.key, 'accepted', o.slot, o.rerun_of, $9, $10, $11, o.workflow_id, 'infinity'
-		FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[])
-		     WITH ORDINALITY AS o (id, key, slot, rerun_of, workflow_id, place)
+		INSERT INTO runs (id, definition_id, definition_name, revision, kind, occurrence_key, status, reason, error, finished_at,
+		                  slot_at, rerun_of, backfill_id, run_limit, run_timeout, workflow_id, start_after, concurrency_key)
+		SELECT o.id, $6, $7, $8, 'backfill', o.key, CASE WHEN o.fault = '' THEN 'accepted' ELSE 'failed' END,
+		       CASE WHEN o.fault = '' THEN '' ELSE 'concurrency_key_error' END, o.fault, CASE WHEN o.fault <> '' THEN now() END,
+		       o.slot, o.rerun_of, $9, $10, $11, o.workflow_id, 'infinity', o.concurrency_key
+		FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $12::text[], $13::text[])
+		     WITH ORDINALITY AS o (id, key, slot, rerun_of, workflow_id, concurrency_key, fault, place)
 		ORDER BY o.place`,
 		ids, keys, slots, rerunOf, workflows, b.DefinitionID, b.DefinitionName, b.Revision, b.ID,
-		doc.Limits(definition.KindBackfill).Limit, doc.RunTimeout())
+		doc.Limits(definition.KindBackfill).Limit, doc.RunTimeout(), concurrency, faults)
 	return err
 }
 

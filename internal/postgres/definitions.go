@@ -131,6 +131,11 @@ func (s *Store) UpdateDefinition(
 		if err != nil {
 			return err
 		}
+		if doc.Limits(definition.KindEvent).Limit != now.Limits(definition.KindEvent).Limit {
+			if err := wakeFirst(ctx, tx, id); err != nil {
+				return err
+			}
+		}
 		stored, err = readDefinition(ctx, tx, id, false)
 		return err
 	})
@@ -209,6 +214,9 @@ func recordChange(ctx context.Context, tx pgx.Tx, c change) error {
 		if err != nil {
 			return err
 		}
+		if err := keepLabels(ctx, tx, c.id, c.doc.Labels); err != nil {
+			return err
+		}
 	}
 	if c.hadSchedule || (c.doc != nil && c.doc.Trigger.FollowsClock()) {
 		_, err := tx.Exec(ctx, `
@@ -225,6 +233,24 @@ func recordChange(ctx context.Context, tx pgx.Tx, c change) error {
 		INSERT INTO audit (actor, action, definition_id, revision, before, after)
 		VALUES ($1, $2, $3, $4, $5, $6)`,
 		actor, c.action, c.id, c.revision, c.before, c.after)
+	return err
+}
+
+// keepLabels makes the table by which runs are found by labels say what the definition does. A deleted definition keeps its own.
+func keepLabels(ctx context.Context, tx pgx.Tx, id string, labels map[string]string) error {
+	if _, err := tx.Exec(ctx, `DELETE FROM definition_labels WHERE definition_id = $1`, id); err != nil || len(labels) == 0 {
+		return err
+	}
+	var keys, values []string
+	for key, value := range labels {
+		// A value with U+0000, which text cannot hold, is one that nobody can ask for.
+		if !strings.ContainsRune(value, 0) {
+			keys, values = append(keys, key), append(values, value)
+		}
+	}
+	_, err := tx.Exec(ctx, `
+		INSERT INTO definition_labels (definition_id, key, value)
+		SELECT $1, l.key, l.value FROM unnest($2::text[], $3::text[]) AS l (key, value)`, id, keys, values)
 	return err
 }
 

@@ -75,7 +75,7 @@ const acceptEvents = `
 // acceptEventsJoin leaves out the occurrences of events that are not what is recorded. The events were written by the statement
 // before, so nobody else can change them meanwhile.
 const acceptEventsJoin = `
-	JOIN unnest($13::text[], $14::text[], $15::text[], $16::bytea[]) AS g (event_id, type, source, digest) ON g.event_id = o.event_id
+	JOIN unnest($17::text[], $18::text[], $19::text[], $20::bytea[]) AS g (event_id, type, source, digest) ON g.event_id = o.event_id
 	JOIN events e ON e.event_id = g.event_id AND e.type = g.type AND e.source = g.source AND e.digest = g.digest`
 
 // eventArgs returns the arguments of acceptEvents, sorted as in acceptArgs.
@@ -167,6 +167,6 @@ func (s *Store) routables(ctx context.Context, attempt, sql string, args ...any)
 
 // readTrigger fills in what a stored document's trigger says. (Postgres cannot take it out of a document that holds U+0000.) One that this version cannot read must not stop the routing of others.
 func readTrigger(r *definition.Routable, document []byte) {
-	t, err := definition.DecodeStoredTrigger(document)
-	r.EventType, r.Filters, r.Condition, r.Unreadable = t.EventType, t.Filters, t.Condition, err
+	t, keyer, err := definition.DecodeStoredRoute(document)
+	r.EventType, r.Filters, r.Condition, r.Keyer, r.Unreadable = t.EventType, t.Filters, t.Condition, keyer, err
 }

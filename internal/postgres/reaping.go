@@ -48,9 +48,11 @@ func collectOpen(rows pgx.Rows, err error) ([]definition.Open, error) {
 	return open, translate(attempt, err)
 }
 
-// CancelOpenTasks ends the tasks of a run that are still shown as running, because nobody is left to do it.
+// CancelOpenTasks ends the tasks of a run, and their items, that are still shown as running, because nobody is left to do it.
 func (s *Store) CancelOpenTasks(ctx context.Context, runID, why string) error {
 	_, err := s.pool.Exec(ctx, `
+		WITH items AS (
+			UPDATE task_items SET status = 'canceled', error = $2, finished_at = now() WHERE run_id = $1 AND status = 'running')
 		UPDATE task_results SET status = 'canceled', error = $2, finished_at = now() WHERE run_id = $1 AND status = 'running'`,
 		runID, bound(why))
 	return translate("cancel open tasks of run "+runID, err)

@@ -3,7 +3,6 @@ package postgres
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -19,9 +18,10 @@ const FirstSweep = 30 * time.Second
 // maxSweepPause bounds the doubling pause between two tries to start a row.
 const maxSweepPause = 10 * time.Minute
 
-// AcceptRuns commits one ledger row for each occurrence that has none yet, in one statement, and returns what is needed
-// to start the new ones. An occurrence whose row exists already, and one whose definition was deleted, adds nothing.
-// Errors: ErrUnavailable, and ErrNotStorable when a value of any of them is refused, in which case none is stored.
+// AcceptRuns commits one ledger row for each occurrence that has none yet, in one statement, and returns the new ones, with what is
+// needed to start them. An occurrence that cannot be run is among them, closed: its Status says so. An occurrence whose row exists
+// already, and one whose definition was deleted, adds nothing. Errors: ErrUnavailable, and ErrNotStorable when a value of any of them
+// is refused, in which case none is stored.
 func (s *Store) AcceptRuns(ctx context.Context, occurrences []definition.Occurrence) ([]definition.Start, error) {
 	args := acceptArgs(occurrences)
 	var starts []definition.Start
@@ -30,24 +30,30 @@ func (s *Store) AcceptRuns(ctx context.Context, occurrences []definition.Occurre
 		if err != nil {
 			return err
 		}
-		starts, err = collectAccepted(rows)
+		starts, err = pgx.CollectRows(rows, scanAccepted)
 		return err
 	})
 	return starts, translate("accept runs", err)
 }
 
-// acceptRuns is the statement of acceptance, up to a further join and acceptOrder. An occurrence that could not be judged gets
-// its row too, closed at once.
+// acceptRuns is the statement of acceptance, up to a further join and acceptOrder. An occurrence that cannot be run gets its row too,
+// closed at once; a chain that is too deep is cut before anything else is said, or it would go on as a chain of failures.
 const acceptRuns = `
 	INSERT INTO runs (id, definition_id, definition_name, revision, kind, occurrence_key, status, reason, error, finished_at,
-	                  input, event_id, event_type, trace_id, run_limit, run_timeout, workflow_id, start_after)
-	SELECT o.id, d.id, d.name, r.revision, o.kind, o.key, CASE WHEN o.fault = '' THEN 'accepted' ELSE 'failed' END,
-	       CASE WHEN o.fault = '' THEN '' ELSE 'condition_error' END, o.fault, CASE WHEN o.fault <> '' THEN now() END,
-	       o.input, o.event_id, o.event_type, o.trace_id, r.run_limit, r.run_timeout, o.workflow_id, now() + $12
+	                  input, event_id, event_type, trace_id, run_limit, run_timeout, workflow_id, start_after, concurrency_key, depth)
+	SELECT o.id, d.id, d.name, r.revision, o.kind, o.key,
+	       CASE WHEN o.depth > $15 THEN 'skipped' WHEN o.fault <> '' OR o.key_fault <> '' THEN 'failed' ELSE 'accepted' END,
+	       CASE WHEN o.depth > $15 THEN 'chain_too_deep' WHEN o.fault <> '' THEN 'condition_error'
+	            WHEN o.key_fault <> '' THEN 'concurrency_key_error' ELSE '' END,
+	       CASE WHEN o.depth > $15 THEN 'more than ' || $15 || ' runs followed from one another by the events of their ends'
+	            WHEN o.fault <> '' THEN o.fault ELSE o.key_fault END,
+	       CASE WHEN o.depth > $15 OR o.fault <> '' OR o.key_fault <> '' THEN now() END,
+	       o.input, o.event_id, o.event_type, o.trace_id, r.run_limit, r.run_timeout, o.workflow_id, now() + $16, o.concurrency_key,
+	       o.depth
 	FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[],
-	            $9::text[], $10::text[], $11::text[])
+	            $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::int[])
 	     WITH ORDINALITY AS o (id, definition_id, revision, kind, key, input, event_id, event_type, trace_id,
-	                           workflow_id, fault, place)
+	                           workflow_id, fault, concurrency_key, key_fault, depth, place)
 	JOIN definitions d ON d.id = o.definition_id AND d.deleted_at IS NULL
 	JOIN definition_revisions r ON r.definition_id = d.id AND r.revision = COALESCE(NULLIF(o.revision, 0), d.revision)`
 
@@ -66,31 +72,29 @@ func acceptArgs(occurrences []definition.Occurrence) []any {
 	ids, definitions, revisions := make([]string, n), make([]string, n), make([]int32, n)
 	kinds, keys, inputs := make([]string, n), make([]string, n), make([][]byte, n)
 	eventIDs, eventTypes, traceIDs, workflows := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	faults := make([]string, n)
+	faults, concurrencyKeys, keyFaults, depths := make([]string, n), make([]string, n), make([]string, n), make([]int32, n)
 	for i, o := range sorted {
 		ids[i], definitions[i], revisions[i] = definition.NewID(), o.DefinitionID, int32(o.Revision)
 		kinds[i], keys[i], inputs[i] = string(o.Kind), o.Key, o.Input
 		eventIDs[i], eventTypes[i], traceIDs[i] = o.EventID, o.EventType, o.TraceID
 		workflows[i], faults[i] = definition.WorkflowID(o.DefinitionID, o.Key), bound(o.ConditionError)
+		concurrencyKeys[i], keyFaults[i], depths[i] = o.ConcurrencyKey, bound(o.KeyError), int32(o.Depth)
 	}
-	return []any{ids, definitions, revisions, kinds, keys, inputs, eventIDs, eventTypes, traceIDs, workflows, faults, FirstSweep}
+	return []any{ids, definitions, revisions, kinds, keys, inputs, eventIDs, eventTypes, traceIDs, workflows, faults, concurrencyKeys,
+		keyFaults, depths, definition.MaxDepth, FirstSweep}
+}
+
+func scanAccepted(row pgx.CollectableRow) (st definition.Start, err error) {
+	var status definition.RunStatus
+	st, err = scanStartAnd(row, &status)
+	st.Status = status
+	return st, err
 }
 
 // collectAccepted returns the rows that are to be started.
 func collectAccepted(rows pgx.Rows) ([]definition.Start, error) {
-	var starts []definition.Start
-	for rows.Next() {
-		var status definition.RunStatus
-		st, err := scanStartAnd(rows, &status)
-		if err != nil {
-			rows.Close()
-			return nil, err
-		}
-		if status == definition.RunAccepted {
-			starts = append(starts, st)
-		}
-	}
-	return starts, rows.Err()
+	starts, err := pgx.CollectRows(rows, scanAccepted)
+	return slices.DeleteFunc(starts, func(st definition.Start) bool { return st.Status != definition.RunAccepted }), err
 }
 
 // ClaimUnstarted claims accepted rows whose time to be started by the sweeper has come: each gets its next time at once
@@ -120,74 +124,16 @@ func (s *Store) ReturnUnstarted(ctx context.Context, runIDs []string, pause time
 	return translate("return unstarted runs", err)
 }
 
-// CloseUnbegun ends a row that is still accepted, whose workflow never began it; it reports whether the row was.
-func (s *Store) CloseUnbegun(ctx context.Context, f definition.Finish) (bool, error) {
-	tag, err := s.pool.Exec(ctx, `
-		UPDATE runs SET status = $2, reason = $3, error = $4, finished_at = now() WHERE id = $1 AND status = 'accepted'`,
-		f.RunID, f.Status, f.Reason, bound(f.Error))
-	return tag.RowsAffected() == 1, translate("close run "+f.RunID, err)
-}
-
-// GetRun returns a run with its tasks; ErrNotFound when there is none.
-func (s *Store) GetRun(ctx context.Context, id string) (definition.Run, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+runColumns+`, input FROM runs WHERE id = $1`, id)
-	if err != nil {
-		return definition.Run{}, translate("get run "+id, err)
-	}
-	run, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (definition.Run, error) {
-		return scanRun(row, true)
+// CloseUnbegun ends a row that is still accepted, whose workflow never began it. A row that is not stays as it is, and is returned as
+// Repeated.
+func (s *Store) CloseUnbegun(ctx context.Context, f definition.Finish) (definition.Finished, error) {
+	var done definition.Finished
+	f.Error = bound(f.Error)
+	err := s.tx(ctx, "close run "+f.RunID, func(tx pgx.Tx) (err error) {
+		done, err = finishLimited(ctx, tx, f, true)
+		return err
 	})
-	if err != nil {
-		return definition.Run{}, translate("get run "+id, err)
-	}
-	rows, err = s.pool.Query(ctx, `
-		SELECT run_id::text, index, name, type, status, error, attempts, output, output_truncated, started_at, finished_at
-		FROM task_results WHERE run_id = $1 ORDER BY index`, id)
-	if err != nil {
-		return definition.Run{}, translate("get tasks of run "+id, err)
-	}
-	run.Tasks, err = pgx.CollectRows(rows, scanTask)
-	return run, translate("get tasks of run "+id, err)
-}
-
-// ListRuns returns a page of runs, newest first, without their tasks and inputs.
-func (s *Store) ListRuns(ctx context.Context, q definition.ListRuns) ([]definition.Run, error) {
-	sql := strings.Builder{}
-	sql.WriteString(`SELECT ` + runColumns + ` FROM runs WHERE true`)
-	var args []any
-	where := func(condition string, value any) {
-		args = append(args, value)
-		fmt.Fprintf(&sql, " AND "+condition, len(args))
-	}
-	if q.BeforeSeq > 0 {
-		where("seq < $%d", q.BeforeSeq)
-	}
-	if q.DefinitionID != "" {
-		where("definition_id = $%d", q.DefinitionID)
-	}
-	if q.Status != "" {
-		where("status = $%d", q.Status)
-	}
-	if q.Kind != "" {
-		where("kind = $%d", q.Kind)
-	}
-	if q.BackfillID != "" {
-		where("backfill_id = $%d", q.BackfillID)
-	}
-	if q.ReplayID != "" {
-		where("replay_id = $%d", q.ReplayID)
-	}
-	if q.EventID != "" {
-		where("event_id = $%d AND event_id <> ''", q.EventID)
-	}
-	args = append(args, q.Limit)
-	fmt.Fprintf(&sql, " ORDER BY seq DESC LIMIT $%d", len(args))
-	rows, err := s.pool.Query(ctx, sql.String(), args...)
-	if err != nil {
-		return nil, translate("list runs", err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (definition.Run, error) { return scanRun(row, false) })
-	return list, translate("list runs", err)
+	return done, err
 }
 
 // startColumns has no timeout for a limited run: it may wait in its queue for ever.
@@ -212,13 +158,14 @@ func scanStartAnd(row pgx.CollectableRow, more ...any) (definition.Start, error)
 const runColumns = `id::text, seq, definition_id::text, definition_name, revision, kind, occurrence_key, status, reason,
 	error, event_id, event_type, trace_id, slot_at, catch_up, COALESCE(rerun_of::text, '') AS rerun_of,
 	COALESCE(backfill_id::text, '') AS backfill_id, COALESCE(replay_id::text, '') AS replay_id,
-	accepted_at, started_at, finished_at, workflow_id, workflow_run_id`
+	accepted_at, started_at, finished_at, workflow_id, workflow_run_id, concurrency_key, depth, stop_requested, stop_reason, stop_note`
 
 // runFields returns where the columns of runColumns go.
 func runFields(r *definition.Run) []any {
 	return []any{&r.ID, &r.Seq, &r.DefinitionID, &r.DefinitionName, &r.Revision, &r.Kind, &r.Key, &r.Status, &r.Reason,
 		&r.Error, &r.EventID, &r.EventType, &r.TraceID, &r.SlotAt, &r.CatchUp, &r.RerunOf, &r.BackfillID, &r.ReplayID,
-		&r.AcceptedAt, &r.StartedAt, &r.FinishedAt, &r.WorkflowID, &r.WorkflowRunID}
+		&r.AcceptedAt, &r.StartedAt, &r.FinishedAt, &r.WorkflowID, &r.WorkflowRunID, &r.ConcurrencyKey, &r.Depth, &r.Stop.How,
+		&r.Stop.Reason, &r.Stop.Note}
 }
 
 func scanRun(row pgx.CollectableRow, withInput bool) (definition.Run, error) {

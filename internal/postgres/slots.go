@@ -131,15 +131,23 @@ func readStates(ctx context.Context, tx pgx.Tx, ids []string) ([]*state, error) 
 // slotRows collects ledger rows of slots for one statement.
 type slotRows struct {
 	ids, definitions, names, keys, workflows []string
-	statuses, reasons                        []string
+	statuses, reasons, faults, concurrency   []string
 	revisions, limits                        []int32
 	timeouts, jitters                        []time.Duration
 	slots                                    []time.Time
 	catchUp                                  []bool
 }
 
-func (r *slotRows) add(st *state, v definition.Verdict, jitter time.Duration) {
+// add adds a row. A slot that is to run gets its concurrency key; keyer is nil for a definition without one.
+func (r *slotRows) add(ctx context.Context, st *state, v definition.Verdict, jitter time.Duration, keyer *definition.Keyer) {
 	key := definition.CronKey(v.Slot)
+	o := definition.Occurrence{DefinitionID: st.id, Revision: st.revision, Kind: definition.KindCron, Key: key}
+	if v.Status == definition.RunAccepted {
+		if keyer.Set(ctx, &o); o.KeyError != "" {
+			v = definition.Verdict{Slot: v.Slot, Status: definition.RunFailed, Reason: definition.ReasonConcurrencyKey}
+		}
+	}
+	r.faults, r.concurrency = append(r.faults, bound(o.KeyError)), append(r.concurrency, o.ConcurrencyKey)
 	r.ids, r.definitions, r.names = append(r.ids, definition.NewID()), append(r.definitions, st.id), append(r.names, st.name)
 	r.keys, r.workflows = append(r.keys, key), append(r.workflows, definition.WorkflowID(st.id, key))
 	r.statuses, r.reasons = append(r.statuses, string(v.Status)), append(r.reasons, string(v.Reason))
@@ -152,19 +160,19 @@ func (r *slotRows) add(st *state, v definition.Verdict, jitter time.Duration) {
 func (r *slotRows) insert(ctx context.Context, tx pgx.Tx) ([]definition.Judged, error) {
 	rows, err := tx.Query(ctx, `
 		INSERT INTO runs (id, definition_id, definition_name, revision, kind, occurrence_key, status, reason, slot_at, catch_up,
-		                  run_limit, run_timeout, workflow_id, start_after, finished_at)
+		                  run_limit, run_timeout, workflow_id, start_after, finished_at, error, concurrency_key)
 		SELECT o.id, o.definition_id, o.name, o.revision, 'cron', o.key, o.status, o.reason, o.slot, o.catch_up, o.run_limit,
 		       o.run_timeout, o.workflow_id, o.slot + o.jitter + $13,
-		       CASE WHEN o.status <> 'accepted' THEN now() END
+		       CASE WHEN o.status <> 'accepted' THEN now() END, o.fault, o.concurrency_key
 		FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::timestamptz[],
-		            $9::bool[], $10::int[], $11::interval[], $12::text[], $14::interval[])
+		            $9::bool[], $10::int[], $11::interval[], $12::text[], $14::interval[], $15::text[], $16::text[])
 		     WITH ORDINALITY AS o (id, definition_id, name, revision, key, status, reason, slot, catch_up, run_limit, run_timeout,
-		                           workflow_id, jitter, place)
+		                           workflow_id, jitter, fault, concurrency_key, place)
 		ORDER BY o.place
 		ON CONFLICT (definition_id, occurrence_key) DO NOTHING
 		RETURNING definition_name, status, reason, catch_up`,
 		r.ids, r.definitions, r.names, r.revisions, r.keys, r.statuses, r.reasons, r.slots, r.catchUp, r.limits, r.timeouts,
-		r.workflows, SlotSweep, r.jitters)
+		r.workflows, SlotSweep, r.jitters, r.faults, r.concurrency)
 	if err != nil {
 		return nil, err
 	}
@@ -197,8 +205,9 @@ func settle(ctx context.Context, tx pgx.Tx, states []*state) ([]definition.Judge
 			next[i] = &again
 			continue
 		}
+		keyer := doc.Keyer()
 		for _, v := range settled.Verdicts {
-			due.add(st, v, time.Duration(doc.Trigger.Jitter))
+			due.add(ctx, st, v, time.Duration(doc.Trigger.Jitter), keyer)
 		}
 		st.cursor = settled.Cursor
 		if !settled.Next.IsZero() {
@@ -380,7 +389,7 @@ func acceptGhost(ctx context.Context, tx pgx.Tx, b definition.Begin, st *state) 
 		facts.InForce = &doc
 	}
 	var rows slotRows
-	rows.add(st, definition.Verdict{Slot: b.Slot, Status: definition.RunSkipped, Reason: definition.GhostReason(facts)}, 0)
+	rows.add(ctx, st, definition.Verdict{Slot: b.Slot, Status: definition.RunSkipped, Reason: definition.GhostReason(facts)}, 0, nil)
 	judged, err := rows.insert(ctx, tx)
 	if err != nil {
 		return nil, err

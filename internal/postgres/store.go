@@ -21,6 +21,7 @@ import (
 type Store struct {
 	pool   *pgxpool.Pool
 	judged func([]definition.Judged) // nil: nobody is told
+	stops  func()                    // nil: nobody is told
 }
 
 // New makes a Store on a pool, which stays the caller's to close.
@@ -91,7 +92,9 @@ func translate(attempt string, err error) error {
 		errors.Is(err, definition.ErrNotFound), errors.Is(err, definition.ErrNameTaken),
 		errors.Is(err, definition.ErrLeaseLost), errors.Is(err, definition.ErrOtherWorkflow),
 		errors.Is(err, definition.ErrNotYet), errors.Is(err, definition.ErrBackfillActive),
-		errors.Is(err, definition.ErrReplayActive):
+		errors.Is(err, definition.ErrReplayActive), errors.Is(err, definition.ErrRunFinal), errors.Is(err, definition.ErrRunOpen),
+		errors.Is(err, definition.ErrRunNotFailed), errors.Is(err, definition.ErrDefinitionGone),
+		errors.Is(err, definition.ErrNotWaiting):
 		return fmt.Errorf("%s: %w", attempt, err)
 	case errors.Is(err, pgx.ErrNoRows):
 		return fmt.Errorf("%s: %w", attempt, definition.ErrNotFound)

@@ -246,7 +246,7 @@ func TestSweepClaims(t *testing.T) {
 	}
 	closed, err := s.CloseUnbegun(ctx, definition.Finish{RunID: starts[0].RunID, Status: definition.RunFailed,
 		Reason: definition.ReasonStartRefused, Error: "no"})
-	if err != nil || !closed {
+	if err != nil || closed.Repeated {
 		t.Fatal(closed, err)
 	}
 	due()
@@ -293,12 +293,10 @@ func TestBeginAndFinish(t *testing.T) {
 		t.Errorf("another workflow: %v, want ErrOtherWorkflow", err)
 	}
 
-	work, err := s.BeginTask(ctx, b.RunID, 0, 1)
-	if err != nil || work.Task.Name != "one" || work.Done != nil || work.Run.DefinitionName != "by-hand" {
+	attempt := definition.TaskBegin{RunID: b.RunID, Index: 0, Item: -1, Name: "one", Type: "log", Attempt: 1}
+	work, err := s.BeginTask(ctx, attempt)
+	if err != nil || work.Done != nil || work.Run.DefinitionName != "by-hand" {
 		t.Fatalf("task work = %+v, %v", work, err)
-	}
-	if _, err := s.BeginTask(ctx, b.RunID, 1, 1); !errors.Is(err, definition.ErrNotFound) {
-		t.Errorf("unknown task: %v, want ErrNotFound", err)
 	}
 	err = s.FinishTask(ctx, definition.TaskResult{RunID: b.RunID, Index: 0, Name: "one", Type: "log",
 		Status: definition.TaskRunning, Attempts: 1, Error: "first try \x00 failed"})
@@ -310,7 +308,8 @@ func TestBeginAndFinish(t *testing.T) {
 	if err := s.FinishTask(ctx, result); err != nil {
 		t.Fatal(err)
 	}
-	if work, err = s.BeginTask(ctx, b.RunID, 0, 3); err != nil || work.Done == nil || work.Done.Status != definition.TaskSucceeded {
+	attempt.Attempt = 3
+	if work, err = s.BeginTask(ctx, attempt); err != nil || work.Done == nil || work.Done.Status != definition.TaskSucceeded {
 		t.Errorf("a finished task begins again: %+v, %v", work, err)
 	}
 
@@ -331,7 +330,8 @@ func TestBeginAndFinish(t *testing.T) {
 		len(task.Output) != definition.MaxOutput || task.FinishedAt == nil {
 		t.Errorf("task = %+v", task)
 	}
-	if _, err := s.BeginTask(ctx, accept(t, s, d.ID, definition.KindManual, 2).RunID, 0, 1); !errors.Is(err, definition.ErrOtherWorkflow) {
+	attempt.RunID = accept(t, s, d.ID, definition.KindManual, 2).RunID
+	if _, err := s.BeginTask(ctx, attempt); !errors.Is(err, definition.ErrOtherWorkflow) {
 		t.Errorf("a task of a run that is not running: %v, want ErrOtherWorkflow", err)
 	}
 }
@@ -421,6 +421,9 @@ func TestConcurrencyQueues(t *testing.T) {
 			}
 			if adm.Run.Status == definition.RunRunning {
 				running <- b
+			}
+			for _, id := range adm.Wake { // it had to wait for this one
+				running <- byWorkflow[id]
 			}
 		})
 	}

@@ -119,6 +119,16 @@ func (p *Process) Ended() bool {
 	}
 }
 
+// Log returns what the process has printed so far.
+func (p *Process) Log() string {
+	p.t.Helper()
+	data, err := os.ReadFile(p.logPath)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(data)
+}
+
 // Compared waits until a worker has compared all schedules, as it does at its start: what happens to a schedule from then on
 // and for minutes is found by its slots alone.
 func (p *Process) Compared() {
