@@ -42,6 +42,7 @@ type Language struct {
 	words Words
 	// environment takes milliseconds to make.
 	environment func() (*cel.Env, error)
+	checking    sync.Mutex
 }
 
 // Words are what a language's messages say.
@@ -74,6 +75,13 @@ func NewLanguage(words Words, variables ...cel.EnvOption) *Language {
 	})}
 }
 
+// check checks one expression at a time: cel-go makes a list of all names at the first unknown one, in a way that races.
+func (l *Language) check(env *cel.Env, parsed *cel.Ast) (*cel.Ast, *cel.Issues) {
+	l.checking.Lock()
+	defer l.checking.Unlock()
+	return env.Check(parsed)
+}
+
 // Program is a compiled expression. It is immutable and safe for concurrent use.
 type Program struct {
 	program cel.Program
@@ -99,7 +107,7 @@ func (l *Language) Compile(text string, read func(*ast.AST) error, fits func(*ce
 			return nil, err
 		}
 	}
-	checked, issues := env.Check(parsed)
+	checked, issues := l.check(env, parsed)
 	if issues.Err() != nil {
 		return nil, l.words.refusal("type", issues)
 	}

@@ -196,11 +196,10 @@ func TestTextFields(t *testing.T) {
 			t.Errorf("%s: %s, %v", fields, rendered, err)
 			continue
 		}
-		sorted, _ := json.Marshal(json.RawMessage(rendered))
 		var value any
-		_ = json.Unmarshal(sorted, &value)
-		if sorted, _ = json.Marshal(value); string(sorted) != want {
-			t.Errorf("%s:\n got %s\nwant %s", fields, sorted, want)
+		_ = json.Unmarshal(rendered, &value)
+		if sorted, _ := json.Marshal(value); string(sorted) != want {
+			t.Errorf("%s:\n got %s\nwant %s", fields, rendered, want)
 		}
 		task := d.Tasks[0]
 		task.With = rendered

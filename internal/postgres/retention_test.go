@@ -111,11 +111,9 @@ func TestRetentionOfRuns(t *testing.T) {
 	}
 	for key, want := range map[string]int{"open": 3, "waiting": 2, "event-young": 5, "young": 7, "untold": 6, "old": 0, "skipped": 0,
 		"event-old": 0, "untold-long": 0, "manual-": made} {
-		pattern := key + "%"
+		pattern := "^" + key
 		if !strings.HasSuffix(key, "-") {
-			pattern = "^" + key + "[0-9]+$"
-		} else {
-			pattern = "^" + key
+			pattern += "[0-9]+$"
 		}
 		if got := count(t, s, `SELECT count(*) FROM runs WHERE occurrence_key ~ $1`, pattern); got != want {
 			t.Errorf("%d runs %s are left, want %d", got, key, want)

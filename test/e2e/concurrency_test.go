@@ -36,11 +36,12 @@ func publishKeyed(s *system.System, eventType string, n, keys int) {
 func allEnd(s *system.System, id string, n int, timeout time.Duration) []system.Object {
 	s.T.Helper()
 	testenv.Eventually(s.T, timeout, fmt.Sprintf("%d runs have ended", n), func(ctx context.Context) (bool, error) {
-		if open, err := atLeast(ctx, s, id, "accepted,queued,running", 1); err != nil || open {
+		list, err := s.TryRuns(ctx, id)
+		if err != nil || len(list) < n {
 			return false, nil // services recover by themselves; the deadline judges
 		}
-		list, err := s.TryRuns(ctx, id)
-		return err == nil && len(list) >= n, nil
+		open, err := atLeast(ctx, s, id, "accepted,queued,running", 1)
+		return err == nil && !open, nil
 	})
 	list := s.Runs(id)
 	if len(list) != n {
