@@ -19,11 +19,14 @@ type guard struct {
 
 // lost returns how many events are lost that were not counted before: those between what was delivered and what is still there.
 func (g *guard) lost(delivered, first, dropped uint64) uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if first <= g.counted {
+		g.counted = 0 // the stream was made anew: within one, the first sequence only grows
+	}
 	if dropped == 0 {
 		return 0
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	from := max(delivered, g.counted)
 	if first-1 <= from {
 		return 0

@@ -24,6 +24,8 @@ func TestLost(t *testing.T) {
 		"more of them":                {{10, 16, 5, 5}, {10, 18, 7, 2}, {10, 19, 8, 1}},
 		"passed, and others later":    {{10, 16, 5, 5}, {20, 16, 0, 0}, {20, 31, 10, 10}},
 		"delivered again from before": {{20, 31, 10, 10}, {10, 31, 20, 0}},
+		"a stream made anew":          {{10, 101, 90, 90}, {0, 1, 0, 0}, {2, 6, 3, 3}, {2, 6, 3, 0}},
+		"made anew between two looks": {{10, 101, 90, 90}, {2, 6, 3, 3}, {2, 6, 3, 0}},
 		"a stream of others too":      {{10, 100, 0, 0}},
 	} {
 		var g guard

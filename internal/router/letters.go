@@ -47,26 +47,27 @@ func (r *Router) retryLetters(ctx context.Context) error {
 	return r.o.Store.DeadLettersRouted(ctx, ids, runs)
 }
 
-// whole returns a dead letter as the delivery that it was. A large one was not kept whole, and is read from the stream again.
+// whole returns a dead letter as the delivery that it was: as the stream still holds it, or else as it was kept, which is not all
+// of a large one, nor all of many headers.
 func (r *Router) whole(ctx context.Context, l *definition.StoredDeadLetter) (definition.Delivery, *definition.Reject) {
 	d := definition.Delivery{
 		Subject: l.Subject, Header: l.Header, Data: l.Data, Stream: l.Stream, StreamSeq: l.StreamSeq, PublishedAt: l.PublishedAt,
 		Deliveries: 1, Handle: nobody{},
 	}
-	if len(d.Data) == l.DataSize {
+	again, found, err := r.o.Source.Get(ctx, l.StreamSeq)
+	switch {
+	case err == nil && found && again.Stream == l.Stream && again.PublishedAt.Truncate(time.Microsecond).Equal(l.PublishedAt):
+		d.Data, d.Header = again.Data, again.Header
+		return d, nil
+	case len(d.Data) == l.DataSize:
 		return d, nil
 	}
-	again, found, err := r.o.Source.Get(ctx, l.StreamSeq)
-	if err != nil || !found || again.Stream != l.Stream || !again.PublishedAt.Truncate(time.Microsecond).Equal(l.PublishedAt) {
-		why := "the stream does not hold it any more"
-		if err != nil {
-			why = err.Error()
-		}
-		return d, &definition.Reject{Reason: l.Reason,
-			Detail: fmt.Sprintf("only the first %d of %d bytes are kept, and the rest cannot be read: %s", len(d.Data), l.DataSize, why)}
+	why := "the stream does not hold it any more"
+	if err != nil {
+		why = err.Error()
 	}
-	d.Data, d.Header = again.Data, again.Header
-	return d, nil
+	return d, &definition.Reject{Reason: l.Reason,
+		Detail: fmt.Sprintf("only the first %d of %d bytes are kept, and the rest cannot be read: %s", len(d.Data), l.DataSize, why)}
 }
 
 // nobody is the handle of a message that no stream waits for.

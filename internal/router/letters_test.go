@@ -49,6 +49,13 @@ func TestRetryDeadLetters(t *testing.T) {
 	for _, data := range []string{large("removed"), large("large"), large("replaced")} {
 		s.publish(t, "user.created", data)
 	}
+	// Not all of these headers are kept.
+	long := nats.Header{"ce-specversion": {"1.0"}, "ce-id": {"cut"}, "ce-source": {"s"}, "ce-type": {"user.created"},
+		"content-type": {"application/json"}, "a-large-one": {strings.Repeat("x", definition.MaxDeadLetterHeader-20)}}
+	if _, err := s.js.PublishMsg(t.Context(), &nats.Msg{Subject: s.names.SubjectPrefix + ".user.created", Header: long,
+		Data: []byte(`{"met":true}`)}); err != nil {
+		t.Fatal(err)
+	}
 	s.settled(t)
 	stream, err := s.js.Stream(t.Context(), s.names.Stream)
 	if err != nil {
@@ -62,7 +69,7 @@ func TestRetryDeadLetters(t *testing.T) {
 		}
 		return m.Time
 	}
-	times := []time.Time{at(1), at(2), at(3).Add(-time.Second)}
+	times := []time.Time{at(1), at(2), at(3).Add(-time.Second), at(4)}
 	if err := stream.Purge(t.Context(), jetstream.WithPurgeSequence(2)); err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +84,7 @@ func TestRetryDeadLetters(t *testing.T) {
 		seq := uint64(len(letters) + 1)
 		l := definition.DeadLetter{Stream: s.names.Stream, StreamSeq: seq, PublishedAt: time.Now(), Subject: s.names.SubjectPrefix + ".user.created",
 			Header: header, EventID: eventID, Reason: definition.RejectInternalError, Detail: "our fault", Data: []byte(data), DataSize: size, Deliveries: 1}
-		if seq <= 3 {
+		if seq <= 4 {
 			l.PublishedAt = times[seq-1]
 		}
 		letters = append(letters, l)
@@ -89,6 +96,7 @@ func TestRetryDeadLetters(t *testing.T) {
 	whole := func(data string, header map[string][]string) *definition.DeadLetter {
 		return add("", data, len(data), header)
 	}
+	whole(`{"met":true}`, long)
 	whole(event("met", `{"met":true}`), nil).Stream = "another stream"
 	whole(event("unmet", `{"met":false}`), nil)
 	whole(event("ran", `{"met":true}`), nil)
@@ -120,13 +128,14 @@ func TestRetryDeadLetters(t *testing.T) {
 		"2 routed 0 2 large internal_error",
 		"3 open 1 0 replaced internal_error",
 		"4 routed 0 2 internal_error",
-		"5 routed 0 0 internal_error",
-		"6 routed 0 2 internal_error",
-		"7 open 1 0 ran event_id_reused",
-		"8 open 1 0 not_json",
-		"9 routed 0 2 internal_error",
-		"10 open 0 0 internal_error",
-		"11 open 1 0 not_json",
+		"5 routed 0 2 internal_error",
+		"6 routed 0 0 internal_error",
+		"7 routed 0 2 internal_error",
+		"8 open 1 0 ran event_id_reused",
+		"9 open 1 0 not_json",
+		"10 routed 0 2 internal_error",
+		"11 open 0 0 internal_error",
+		"12 open 1 0 not_json",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("dead letters\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -145,6 +154,7 @@ func TestRetryDeadLetters(t *testing.T) {
 		size int
 	}{
 		{"cloud", len(`{"event_id":"cloud","type":"user.created","source":"s","payload":{"met":true}}`)},
+		{"cut", len(`{"event_id":"cut","type":"user.created","source":"s","payload":{"met":true}}`)},
 		{"large", len(large("large"))}, {"met", len(event("met", `{"met":true}`))}, {"ran", len(event("ran", `{"met":true}`))},
 	} {
 		wantRuns = append(wantRuns, fmt.Sprintf("%s one %d event", e.id, e.size), fmt.Sprintf("%s two %d event", e.id, e.size))
@@ -152,7 +162,7 @@ func TestRetryDeadLetters(t *testing.T) {
 	if !slices.Equal(runs, wantRuns) {
 		t.Errorf("runs %q\nwant %q", runs, wantRuns)
 	}
-	if got := counters(t, registry, "actcore_dead_letter_retries_total"); got != "dead 5, routed 5" {
-		t.Errorf("counted %s, want dead 5, routed 5", got)
+	if got := counters(t, registry, "actcore_dead_letter_retries_total"); got != "dead 5, routed 6" {
+		t.Errorf("counted %s, want dead 5, routed 6", got)
 	}
 }
