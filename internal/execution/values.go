@@ -12,62 +12,18 @@ import (
 // maxInput is the most bytes of a task's input that the ledger keeps.
 const maxInput = 64 << 10
 
-// runFacts is what expressions read as run.
-type runFacts struct {
-	ID         string                 `json:"id"`
-	Definition string                 `json:"definition"`
-	Trigger    definition.TriggerKind `json:"trigger"`
-	DueAt      string                 `json:"due_at"`
-	Key        string                 `json:"key"`
-	TraceID    string                 `json:"trace_id,omitempty"`
-	RerunOf    string                 `json:"rerun_of,omitempty"`
-	Depth      int                    `json:"depth"`
-	Input      json.RawMessage        `json:"input,omitempty"`
-	// Status, Reason and Error are for the on_failure tasks.
-	*outcome
-}
-
-type definitionFacts struct {
-	ID       string            `json:"id"`
-	Name     string            `json:"name"`
-	Revision int               `json:"revision"`
-	Labels   map[string]string `json:"labels"`
-}
-
-// valuesOf returns what the expressions of a run's tasks may read. A run that an event made has the event; others have what they were
-// given by hand as run.input.
+// valuesOf returns what the expressions of a run's tasks may read; end is how the run ended, for its on_failure tasks.
 func valuesOf(doc *definition.Document, work *definition.TaskWork, end *outcome) (*expression.Values, error) {
-	r := &work.Run
-	context := r.Context()
-	facts := runFacts{ID: r.ID, Definition: r.DefinitionName, Trigger: r.Kind, DueAt: context.DueAt.Format(timeFormat), Key: r.Key,
-		TraceID: r.TraceID, RerunOf: r.RerunOf, Depth: r.Depth, outcome: end}
-	v := &expression.Values{}
-	if r.EventID != "" {
-		v.Event = r.Input
-	} else {
-		facts.Input = r.Input
+	run := work.Run
+	if end != nil {
+		run.Status, run.Reason, run.Error = end.Status, end.Reason, end.Error
 	}
-	var err error
-	if v.Run, err = json.Marshal(facts); err != nil {
+	v, err := run.Values(doc.Labels, work.Results)
+	if err != nil {
 		return nil, permanently("the run's input cannot be written as JSON: %s", err)
-	}
-	labels := doc.Labels
-	if labels == nil {
-		labels = map[string]string{}
-	}
-	if v.Definition, err = json.Marshal(definitionFacts{r.DefinitionID, r.DefinitionName, r.Revision, labels}); err != nil {
-		return nil, permanently("the definition's labels cannot be written as JSON: %s", err)
-	}
-	v.Tasks = make(map[string]json.RawMessage, len(work.Results))
-	for i := range work.Results {
-		t := &work.Results[i]
-		v.Tasks[t.Name] = expression.TaskValue(string(t.Status), t.Error, t.Output, t.OutputTruncated)
 	}
 	return v, nil
 }
-
-// timeFormat is RFC 3339 with as many digits as there are.
-const timeFormat = "2006-01-02T15:04:05.999999999Z07:00"
 
 // fill replaces the expressions in the task's fields by their values, and returns them as they may be shown: secrets as ***.
 func (p *plan) fill(ctx context.Context, work *definition.TaskWork, secrets *Secrets) (shown []byte, err error) {
