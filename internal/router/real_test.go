@@ -3,6 +3,7 @@ package router_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -132,6 +133,9 @@ func (s *stand) settled(t *testing.T) *jetstream.ConsumerInfo {
 	var info *jetstream.ConsumerInfo
 	testenv.Eventually(t, time.Minute, "every event is settled", func(ctx context.Context) (bool, error) {
 		c, err := s.js.Consumer(ctx, s.names.Stream, s.names.Durable)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return false, nil // the router makes the stream first
+		}
 		if err != nil {
 			return false, err
 		}
