@@ -1,14 +1,12 @@
 package eventbus
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"os"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -50,24 +48,6 @@ func without(t *testing.T, rights, right string) string {
 	return out
 }
 
-// logBuffer is a log that may be read while it is written.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
 func connectAs(t *testing.T, s *server, user string, log *slog.Logger) *nats.Conn {
 	t.Helper()
 	nc, err := Connect(ConnectOptions{URL: s.url(user), Name: "test", InboxPrefix: "_INBOX_" + user, Log: log})
@@ -79,7 +59,7 @@ func connectAs(t *testing.T, s *server, user string, log *slog.Logger) *nats.Con
 }
 
 // limited is a server with these rights, a stream with three events, its consumer, and a router's Bus.
-func limited(t *testing.T, rights string) (s *server, b *Bus, log *logBuffer, admin jetstream.JetStream) {
+func limited(t *testing.T, rights string) (s *server, b *Bus, log *testenv.LogBuffer, admin jetstream.JetStream) {
 	t.Helper()
 	s = newServer(t, rights)
 	admin, err := jetstream.New(connectAs(t, s, "admin", slog.New(slog.DiscardHandler)))
@@ -98,7 +78,7 @@ func limited(t *testing.T, rights string) (s *server, b *Bus, log *logBuffer, ad
 	for range 3 {
 		publish(t, admin, "activity.user.created", "x")
 	}
-	log = new(logBuffer)
+	log = new(testenv.LogBuffer)
 	b, err = New(Options{Conn: connectAs(t, s, "router", slog.New(slog.NewTextHandler(log, nil))), Stream: theStream, SubjectPrefix: "activity",
 		Durable: theDurable, Log: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {

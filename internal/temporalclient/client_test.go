@@ -1,7 +1,6 @@
 package temporalclient
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -183,7 +182,7 @@ func TestMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	o := options(testenv.Stack(t).TemporalAddress, testenv.Namespace(t))
 	o.Registerer = registry
-	var logged lockedBuffer
+	var logged testenv.LogBuffer
 	o.Log = slog.New(slog.NewTextHandler(&logged, nil))
 	c := newClient(t, o)
 	queue := testenv.Names(t).OrchestratorTaskQueue
@@ -249,24 +248,6 @@ func TestMetrics(t *testing.T) {
 	if !strings.Contains(logged.String(), "Started Worker") {
 		t.Errorf("the SDK did not use our logger: %s", logged.String())
 	}
-}
-
-// lockedBuffer is a log that can be read while others write it.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func hasLabel(f *dto.MetricFamily, name, value string) bool {
