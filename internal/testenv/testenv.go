@@ -317,16 +317,31 @@ func Names(t testing.TB) config.Names {
 		OrchestratorTaskQueue: "orchestrator-" + unique, TaskTaskQueue: "tasks-" + unique,
 	}
 	nc := NATS(t)
+	js, err := nc.JetStream(nats.MaxWait(30 * time.Second))
+	if err != nil {
+		t.Fatalf("use JetStream: %v", err)
+	}
+	keepStreams(t, js)
 	t.Cleanup(func() {
-		js, err := nc.JetStream()
-		if err != nil {
-			return
-		}
 		if err := js.DeleteStream(names.Stream); err != nil && !errors.Is(err, nats.ErrStreamNotFound) {
 			t.Errorf("delete the test's stream: %v", err)
 		}
 	})
 	return names
+}
+
+var keeping sync.Once
+
+// keepStreams makes one stream that nobody deletes. After its last stream is gone nats-server removes the folder of all
+// streams, in a goroutine of its own, and a stream that is made at that moment fails with "error creating store for stream"
+// (nats-server 2.15.2, stream.go, stop).
+func keepStreams(t testing.TB, js nats.JetStreamContext) {
+	t.Helper()
+	keeping.Do(func() {
+		if _, err := js.AddStream(&nats.StreamConfig{Name: "TEST_KEEP", Subjects: []string{"test-keep"}}); err != nil {
+			t.Errorf("make the stream that stays: %v", err)
+		}
+	})
 }
 
 // Eventually polls a condition until it holds, and fails the test when it does not within the timeout, or when it
