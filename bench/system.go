@@ -179,7 +179,7 @@ func (s *system) start(name string) (*process, error) {
 		"ACTCORE_DB_URL=" + s.database, "TEMPORAL_HOST=" + s.b.stack.TemporalAddress, "TEMPORAL_NAMESPACE=" + s.b.namespace,
 		"NATS_URL=" + s.b.stack.NATSURL, "ACTCORE_STREAM=" + s.stream(), "ACTCORE_SUBJECT_PREFIX=" + s.prefix(),
 		"ACTCORE_DURABLE=router", "ACTCORE_ORCHESTRATOR_TASK_QUEUE=" + s.orchestrator(),
-		"ACTCORE_TASK_TASK_QUEUE=bench-tasks-" + s.id, "ACTCORE_API_ADDR=" + api, "PROMETHEUS_BIND_ADDR=" + addr,
+		"ACTCORE_TASK_TASK_QUEUE=bench-tasks-" + s.id, "ACTCORE_API_ADDR=" + api, "ACTCORE_AUTH=off", "PROMETHEUS_BIND_ADDR=" + addr,
 		"ACTCORE_EGRESS_ALLOW=127.0.0.1",
 		// The console of a busy worker is no part of what is measured; warnings are kept for a failure.
 		"LOG_LEVEL=warn",

@@ -20,7 +20,7 @@ func TestServe(t *testing.T) {
 	names := testenv.Names(t)
 	env := map[string]string{
 		"ACTCORE_DB_URL": testenv.DatabaseURL(t), "TEMPORAL_HOST": testenv.Stack(t).TemporalAddress,
-		"TEMPORAL_NAMESPACE": testenv.Namespace(t), "ACTCORE_API_ADDR": "127.0.0.1:0", "PROMETHEUS_BIND_ADDR": "127.0.0.1:0",
+		"TEMPORAL_NAMESPACE": testenv.Namespace(t), "ACTCORE_API_ADDR": "127.0.0.1:0", "ACTCORE_AUTH": "off", "PROMETHEUS_BIND_ADDR": "127.0.0.1:0",
 		"ACTCORE_ORCHESTRATOR_TASK_QUEUE": names.OrchestratorTaskQueue, "ACTCORE_TASK_TASK_QUEUE": names.TaskTaskQueue,
 	}
 	ctx, cancel := context.WithCancel(t.Context())

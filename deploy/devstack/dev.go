@@ -291,6 +291,9 @@ func (d *dev) environ(metricsPort int) []string {
 	if d.opts.Getenv("ACTCORE_TEMPORAL_UI_URL") == "" {
 		set["ACTCORE_TEMPORAL_UI_URL"] = fmt.Sprintf("http://localhost:%d", d.ports[portUI])
 	}
+	if d.opts.Getenv("ACTCORE_AUTH") == "" {
+		set["ACTCORE_AUTH"] = "off" // on loopback only, or the API does not start
+	}
 	if d.opts.Getenv("ACTCORE_EGRESS_ALLOW") == "" {
 		set["ACTCORE_EGRESS_ALLOW"] = "127.0.0.0/8,::1" // so that an http task can call a program on this machine
 	}

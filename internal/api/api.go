@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
@@ -151,7 +152,13 @@ type fullSyncer interface {
 	SyncAll(ctx context.Context, dryRun bool) (SyncResult, error)
 }
 
-// Options are what New needs. All but TemporalUI are required.
+// authenticator finds out who shows a credential: what follows "Bearer " in the header Authorization. It fails with access.ErrUnknown
+// for one that is no good, wrapped by the reason, which is for the client, and with definition.ErrUnavailable.
+type authenticator interface {
+	Authenticate(ctx context.Context, credential string) (access.Caller, error)
+}
+
+// Options are what New needs. All but Access and TemporalUI are required.
 type Options struct {
 	Store   Store
 	Ledger  runLedger
@@ -163,6 +170,8 @@ type Options struct {
 	Health, Ready http.Handler
 	Log           *slog.Logger
 	Registerer    prometheus.Registerer
+	// Access finds out who calls; nil lets everybody do everything, as access.Anonymous.
+	Access authenticator
 	// TemporalUI is the address of the namespace's page in Temporal's Web UI; "" when there is none.
 	TemporalUI string
 }
@@ -174,6 +183,7 @@ type API struct {
 	stopper    runTeller
 	syncer     scheduleSyncer
 	fullSyncer fullSyncer
+	access     authenticator // nil: everybody may do everything
 	log        *slog.Logger
 	metrics    *httpMetrics
 	router     *chi.Mux
@@ -209,7 +219,8 @@ func New(o Options) (*API, error) {
 
 	router := chi.NewMux()
 	a := &API{
-		store: o.Store, ledger: o.Ledger, stopper: o.Stopper, syncer: o.Syncer, fullSyncer: o.FullSyncer, log: o.Log, metrics: metrics,
+		store: o.Store, ledger: o.Ledger, stopper: o.Stopper, syncer: o.Syncer, fullSyncer: o.FullSyncer, access: o.Access, log: o.Log,
+		metrics:    metrics,
 		temporalUI: o.TemporalUI,
 		router:     router, huma: humachi.New(router, documentConfig()),
 		now: time.Now, fullSyncLimit: fullSyncTimeout,

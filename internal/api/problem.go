@@ -182,6 +182,9 @@ func (p *Problem) write(w http.ResponseWriter, r *http.Request) {
 // writeProblem sends a problem from huma middleware.
 func writeProblem(ctx huma.Context, p *Problem) {
 	p.RequestID = requestID(ctx.Context())
+	for name, values := range p.headers {
+		ctx.SetHeader(name, strings.Join(values, ", "))
+	}
 	ctx.SetHeader("Content-Type", problemType)
 	ctx.SetStatus(p.Status)
 	if ctx.Method() != http.MethodHead {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/danielgtaylor/huma/v2"
 )
 
@@ -26,132 +27,132 @@ func (a *API) routes(health, ready http.Handler) error {
 	a.router.Use(a.middleware()...)
 	a.router.NotFound(a.routeNotFound)
 	a.router.MethodNotAllowed(a.methodNotAllowed)
-	a.huma.UseMiddleware(checkQuery)
+	a.huma.UseMiddleware(a.authorize, checkQuery)
 	defineSchemas(a.huma.OpenAPI().Components.Schemas)
 
 	// Called by people, by deployment scripts and by the console.
-	handle(a, "list-definitions", get("/activity-definitions/"), "List definitions", tagDefinitions,
+	handle(a, "list-definitions", get("/activity-definitions/"), access.Viewer, "List definitions", tagDefinitions,
 		"In the order of creation.", nil, a.listDefinitions)
-	handle(a, "create-definition", post("/activity-definitions/", http.StatusCreated), "Create a definition", tagDefinitions,
+	handle(a, "create-definition", post("/activity-definitions/", http.StatusCreated), access.Editor, "Create a definition", tagDefinitions,
 		"Stores the definition and, for a cron or scheduled trigger, creates its Temporal Schedule before answering. When "+
 			"Temporal does not answer in time, the definition is stored all the same and sync.state is pending.",
 		createBody(), a.createDefinition, 400, 409, 413, 415)
-	handle(a, "get-definition", get("/activity-definitions/{id}"), "Get a definition", tagDefinitions,
+	handle(a, "get-definition", get("/activity-definitions/{id}"), access.Viewer, "Get a definition", tagDefinitions,
 		"", nil, a.getDefinition, 404)
-	handle(a, "update-definition", put("/activity-definitions/{id}"), "Change fields of a definition", tagDefinitions,
+	handle(a, "update-definition", put("/activity-definitions/{id}"), access.Editor, "Change fields of a definition", tagDefinitions,
 		"Puts each top-level field that is given in the place of the old one; the others stay as they are. null resets a "+
 			"field to its default. A change makes a new revision; a body that changes nothing does not.",
 		replaceBody(), a.replaceDefinition, 400, 404, 409, 413, 415)
-	handle(a, "patch-definition", patch("/activity-definitions/{id}"), "Merge a patch into a definition", tagDefinitions,
+	handle(a, "patch-definition", patch("/activity-definitions/{id}"), access.Editor, "Merge a patch into a definition", tagDefinitions,
 		"JSON Merge Patch (RFC 7396): objects are merged member by member, lists are replaced, null removes. A trigger_config "+
 			"with another trigger_type replaces the old one whole.",
 		mergeBody(), a.mergeDefinition, 400, 404, 409, 413, 415)
-	handle(a, "delete-definition", del("/activity-definitions/{id}"), "Delete a definition", tagDefinitions,
+	handle(a, "delete-definition", del("/activity-definitions/{id}"), access.Editor, "Delete a definition", tagDefinitions,
 		"Its schedule goes, its name becomes free, and its runs stay in the ledger.", nil, a.deleteDefinition, 404)
-	handle(a, "trigger-definition", post("/activity-definitions/{id}/trigger", http.StatusAccepted), "Run a definition now",
+	handle(a, "trigger-definition", post("/activity-definitions/{id}/trigger", http.StatusAccepted), access.Operator, "Run a definition now",
 		tagDefinitions, "Each request is a run of its own, also while the definition is disabled. The body, if any, is the "+
 			"run's input: one JSON value.",
 		triggerBody(), a.triggerDefinition, 400, 404, 413, 415)
-	handle(a, "pause-definition", post("/activity-definitions/{id}/pause", http.StatusOK), "Pause a definition", tagDefinitions,
+	handle(a, "pause-definition", post("/activity-definitions/{id}/pause", http.StatusOK), access.Operator, "Pause a definition", tagDefinitions,
 		"Disables it: nothing is due by its trigger until it is resumed, and that time has no slots to make up for. The reason, "+
 			"if any, is kept as pause_reason and shown in Temporal. Pausing a paused one changes the reason, if one is given.",
 		pauseBody(), a.pauseDefinition, 400, 404, 413, 415)
-	handle(a, "resume-definition", post("/activity-definitions/{id}/resume", http.StatusOK), "Resume a definition", tagDefinitions,
+	handle(a, "resume-definition", post("/activity-definitions/{id}/resume", http.StatusOK), access.Operator, "Resume a definition", tagDefinitions,
 		"Enables it, from now on.", nil, a.resumeDefinition, 400, 404, 413, 415)
-	handle(a, "next-fires", get("/activity-definitions/{id}/next-fires"), "Tell when a definition is due", tagTimes,
+	handle(a, "next-fires", get("/activity-definitions/{id}/next-fires"), access.Viewer, "Tell when a definition is due", tagTimes,
 		"The nominal times at which its runs are due, from now on; each of them gets its row in the ledger.", nil, a.nextFires,
 		404, 409)
-	handle(a, "preview-cron", post("/cron/preview", http.StatusOK), "Tell when a cron expression is due", tagTimes,
+	handle(a, "preview-cron", post("/cron/preview", http.StatusOK), access.Viewer, "Tell when a cron expression is due", tagTimes,
 		"Without storing anything. An expression that never fires is explained here; a definition that has one is refused.",
 		previewBody(), a.previewCron, 400, 413, 415)
-	handle(a, "backfill-definition", post("/activity-definitions/{id}/backfill", http.StatusAccepted),
+	handle(a, "backfill-definition", post("/activity-definitions/{id}/backfill", http.StatusAccepted), access.Operator,
 		"Run the past slots of a definition", tagBackfills,
 		"Makes a run for each slot in the range, by the revision in force now, oldest first and max_concurrent at a time, also "+
 			"while the definition is disabled. One backfill of a definition is active at a time.",
 		backfillBody(), a.backfillDefinition, 400, 404, 409, 413, 415)
 	a.alsoAnswers("/activity-definitions/{id}/backfill", http.StatusOK, "The count of a dry run. Nothing is stored.")
-	handle(a, "list-definition-backfills", get("/activity-definitions/{id}/backfills"), "List the backfills of a definition",
+	handle(a, "list-definition-backfills", get("/activity-definitions/{id}/backfills"), access.Viewer, "List the backfills of a definition",
 		tagBackfills, "Newest first. The backfills of a deleted definition can still be read.", nil, a.listBackfills, 404)
-	handle(a, "get-backfill", get("/backfills/{id}"), "Get a backfill", tagBackfills,
+	handle(a, "get-backfill", get("/backfills/{id}"), access.Viewer, "Get a backfill", tagBackfills,
 		"With its progress; GET /runs?backfill_id= lists its runs.", nil, a.getBackfill, 404)
-	handle(a, "cancel-backfill", post("/backfills/{id}/cancel", http.StatusOK), "Cancel a backfill", tagBackfills,
+	handle(a, "cancel-backfill", post("/backfills/{id}/cancel", http.StatusOK), access.Operator, "Cancel a backfill", tagBackfills,
 		"What has not begun never will; what runs goes on to its end. A backfill that has ended is answered as it is.", nil,
 		a.cancelBackfill, 400, 404, 413, 415)
-	handle(a, "list-definition-runs", get("/activity-definitions/{id}/runs"), "List the runs of a definition", tagRuns,
+	handle(a, "list-definition-runs", get("/activity-definitions/{id}/runs"), access.Viewer, "List the runs of a definition", tagRuns,
 		"Newest first. The runs of a deleted definition can still be read.", nil, a.listDefinitionRuns, 404)
-	handle(a, "list-runs", get("/runs"), "List runs", tagRuns, "Newest first, over all definitions.", nil, a.listRuns)
-	handle(a, "get-run", get("/runs/{id}"), "Get a run", tagRuns, "With its input, the results of its tasks, and what led to it.", nil,
+	handle(a, "list-runs", get("/runs"), access.Viewer, "List runs", tagRuns, "Newest first, over all definitions.", nil, a.listRuns)
+	handle(a, "get-run", get("/runs/{id}"), access.Viewer, "Get a run", tagRuns, "With its input, the results of its tasks, and what led to it.", nil,
 		a.getRun, 404)
-	handle(a, "get-run-task", get("/runs/{id}/tasks/{name}"), "Get a task of a run", tagRuns,
+	handle(a, "get-run-task", get("/runs/{id}/tasks/{name}"), access.Viewer, "Get a task of a run", tagRuns,
 		"With all that is kept of its input and output, and a page of its items.", nil, a.getTask, 404)
 
 	// Called by operators who steer runs. What is asked for is written first, and then told to Temporal until it is done.
-	handle(a, "cancel-run", post("/runs/{id}/cancel", http.StatusAccepted), "Cancel a run", tagRuns,
+	handle(a, "cancel-run", post("/runs/{id}/cancel", http.StatusAccepted), access.Operator, "Cancel a run", tagRuns,
 		"What has not begun ends at once. What runs is asked to end: its tasks are canceled first, and on_failure tasks are not done. "+
 			"The answer is the run as it is then.", noteBody(), a.cancelRun, 400, 404, 409, 413, 415)
-	handle(a, "terminate-run", post("/runs/{id}/terminate", http.StatusAccepted), "Terminate a run", tagRuns,
+	handle(a, "terminate-run", post("/runs/{id}/terminate", http.StatusAccepted), access.Operator, "Terminate a run", tagRuns,
 		"Ends it at once, whatever its tasks are doing: for a run that does not end when it is canceled.",
 		noteBody(), a.terminateRun, 400, 404, 409, 413, 415)
-	handle(a, "rerun-run", post("/runs/{id}/rerun", http.StatusAccepted), "Run a run again", tagRuns,
+	handle(a, "rerun-run", post("/runs/{id}/rerun", http.StatusAccepted), access.Operator, "Run a run again", tagRuns,
 		"Makes a new run with the input of one that has ended: from the start by the revision in force, or, with from failed, by the "+
 			"run's own revision without the tasks that succeeded or were skipped.", rerunBody(), a.rerunRun, 400, 404, 409, 413, 415)
-	handle(a, "approve-task", post("/runs/{id}/tasks/{name}/approve", http.StatusAccepted), "Approve what a task waits for", tagRuns,
+	handle(a, "approve-task", post("/runs/{id}/tasks/{name}/approve", http.StatusAccepted), access.Operator, "Approve what a task waits for", tagRuns,
 		"For a wait task with approval, while it waits. The first decision stands.", decideBody(), a.approveTask, 400, 404, 409, 413, 415)
-	handle(a, "reject-task", post("/runs/{id}/tasks/{name}/reject", http.StatusAccepted), "Reject what a task waits for", tagRuns,
+	handle(a, "reject-task", post("/runs/{id}/tasks/{name}/reject", http.StatusAccepted), access.Operator, "Reject what a task waits for", tagRuns,
 		"The task then has failed. The first decision stands.", decideBody(), a.rejectTask, 400, 404, 409, 413, 415)
-	handle(a, "cancel-runs", post("/runs/cancel", http.StatusAccepted), "Cancel runs", tagRuns,
+	handle(a, "cancel-runs", post("/runs/cancel", http.StatusAccepted), access.Operator, "Cancel runs", tagRuns,
 		"Those that have not ended and meet all that the filter names, oldest first and at most 1,000 at a time.", stopRunsBody(),
 		a.cancelRuns, 400, 413, 415)
 	a.alsoAnswers("/runs/cancel", http.StatusOK, "The count of a dry run. Nothing is changed.")
-	handle(a, "terminate-runs", post("/runs/terminate", http.StatusAccepted), "Terminate runs", tagRuns,
+	handle(a, "terminate-runs", post("/runs/terminate", http.StatusAccepted), access.Operator, "Terminate runs", tagRuns,
 		"Those that have not ended and meet all that the filter names, oldest first and at most 1,000 at a time.", stopRunsBody(),
 		a.terminateRuns, 400, 413, 415)
 	a.alsoAnswers("/runs/terminate", http.StatusOK, "The count of a dry run. Nothing is changed.")
-	handle(a, "rerun-runs", post("/runs/rerun", http.StatusAccepted), "Run runs again", tagRuns,
+	handle(a, "rerun-runs", post("/runs/rerun", http.StatusAccepted), access.Operator, "Run runs again", tagRuns,
 		"Those that ended without success, meet all that the filter names and were not run again yet, oldest first and at most 1,000 at a "+
 			"time. Without a status, those that failed or timed out. Runs of deleted definitions are left out.",
 		rerunRunsBody(), a.rerunRuns, 400, 413, 415)
 	a.alsoAnswers("/runs/rerun", http.StatusOK, "The count of a dry run. Nothing is changed.")
 
 	// Called by people who ask why an event did, or did not, start something.
-	handle(a, "test-event", post("/events/test", http.StatusOK), "Tell what would become of an event", tagEvents,
+	handle(a, "test-event", post("/events/test", http.StatusOK), access.Viewer, "Tell what would become of an event", tagEvents,
 		"Reads an event as a router does that gets it on the subject of its type, and matches it. Nothing is stored and nothing "+
 			"is started. An event that would be a dead letter is an answer, too.",
 		eventBodyDoc(), a.testEvent, 400, 415)
-	handle(a, "get-event", get(eventsPath+"{event_id}"), "Tell what became of an event", tagEvents,
+	handle(a, "get-event", get(eventsPath+"{event_id}"), access.Viewer, "Tell what became of an event", tagEvents,
 		"Events that met no definition are known only where the router records them (ACTCORE_RECORD_UNMATCHED=true).", nil,
 		a.getEvent, 404)
 
 	// Called by operators, about events that were not routed, or not as they should have been.
-	handle(a, "list-dead-letters", get("/dead-letters"), "List dead letters", tagDeadLetters,
+	handle(a, "list-dead-letters", wide(get("/dead-letters")), access.Viewer, "List dead letters", tagDeadLetters,
 		"Newest first.", nil, a.listDeadLetters)
-	handle(a, "get-dead-letter", get("/dead-letters/{id}"), "Get a dead letter", tagDeadLetters,
+	handle(a, "get-dead-letter", wide(get("/dead-letters/{id}")), access.Viewer, "Get a dead letter", tagDeadLetters,
 		"With what is kept of its headers and data.", nil, a.getDeadLetter, 404)
-	handle(a, "retry-dead-letter", post("/dead-letters/{id}/retry", http.StatusAccepted), "Route a dead letter again",
+	handle(a, "retry-dead-letter", wide(post("/dead-letters/{id}/retry", http.StatusAccepted)), access.Operator, "Route a dead letter again",
 		tagDeadLetters, "Asks a router to route an open one again, for the definitions of that moment. If it still cannot be routed, "+
 			"it is open again, with the reason of that try.", nil, a.retryDeadLetter, 400, 404, 409, 413, 415)
-	handle(a, "discard-dead-letter", post("/dead-letters/{id}/discard", http.StatusOK), "Discard a dead letter", tagDeadLetters,
+	handle(a, "discard-dead-letter", wide(post("/dead-letters/{id}/discard", http.StatusOK)), access.Operator, "Discard a dead letter", tagDeadLetters,
 		"Marks an open one as of no use. It stays readable. A discarded one is answered as it is.", nil,
 		a.discardDeadLetter, 400, 404, 409, 413, 415)
-	handle(a, "retry-dead-letters", post("/dead-letters/retry", http.StatusAccepted), "Route dead letters again", tagDeadLetters,
+	handle(a, "retry-dead-letters", wide(post("/dead-letters/retry", http.StatusAccepted)), access.Operator, "Route dead letters again", tagDeadLetters,
 		"Those that are open and meet all that the body names.", moveDeadLettersBody(), a.retryDeadLetters, 400, 413, 415)
 	a.alsoAnswers("/dead-letters/retry", http.StatusOK, "The count of a dry run. Nothing is changed.")
-	handle(a, "discard-dead-letters", post("/dead-letters/discard", http.StatusOK), "Discard dead letters", tagDeadLetters,
+	handle(a, "discard-dead-letters", wide(post("/dead-letters/discard", http.StatusOK)), access.Operator, "Discard dead letters", tagDeadLetters,
 		"Those that are open and meet all that the body names.", moveDeadLettersBody(), a.discardDeadLetters, 400, 413, 415)
-	handle(a, "create-replay", post("/replays", http.StatusAccepted), "Route events of the past again", tagReplays,
+	handle(a, "create-replay", post("/replays", http.StatusAccepted), access.Operator, "Route events of the past again", tagReplays,
 		"A router reads the events that the stream still holds and makes runs for the named definitions, as they are now, also "+
 			"while they are disabled. What has run is left alone. It counts first; a dry run ends there. One replay of a "+
 			"definition is active at a time, dry runs aside.",
 		replayBody(), a.createReplay, 400, 409, 413, 415)
-	handle(a, "list-replays", get("/replays"), "List replays", tagReplays, "Newest first.", nil, a.listReplays)
-	handle(a, "get-replay", get("/replays/{id}"), "Get a replay", tagReplays,
+	handle(a, "list-replays", get("/replays"), access.Viewer, "List replays", tagReplays, "Newest first.", nil, a.listReplays)
+	handle(a, "get-replay", get("/replays/{id}"), access.Viewer, "Get a replay", tagReplays,
 		"With its progress; GET /runs?replay_id= lists its runs.", nil, a.getReplay, 404)
-	handle(a, "cancel-replay", post("/replays/{id}/cancel", http.StatusOK), "Cancel a replay", tagReplays,
+	handle(a, "cancel-replay", post("/replays/{id}/cancel", http.StatusOK), access.Operator, "Cancel a replay", tagReplays,
 		"A router stops at its next step; the runs that were made go on. A replay that has ended is answered as it is.", nil,
 		a.cancelReplay, 400, 404, 413, 415)
 
 	// Called by operators, after something was changed or restored behind the back of the service.
-	handle(a, "sync-schedules", post(fullSyncPath, http.StatusOK), "Compare all schedules", tagOperations,
+	handle(a, "sync-schedules", wide(post(fullSyncPath, http.StatusOK)), access.Operator, "Compare all schedules", tagOperations,
 		"Brings every Temporal Schedule in line with its definition, as sync-schedules does and as every worker does every few "+
 			"minutes. Schedules that fail are part of the answer. It takes up to 5 minutes; what did not happen by then is left to "+
 			"the workers, and complete is false.", nil, a.syncAll, 409)
@@ -177,14 +178,27 @@ func post(path string, success int) huma.Operation {
 	return huma.Operation{Method: http.MethodPost, Path: path, DefaultStatus: success}
 }
 
-// handle registers one operation. The codes are those of its errors besides 422, 500 and 503, which every one has.
+// wide marks an operation that is not about definitions: it is closed to callers that are limited to some of them.
+func wide(op huma.Operation) huma.Operation {
+	op.Extensions = map[string]any{wideExtension: true}
+	return op
+}
+
+// handle registers one operation for callers with a role. The codes are those of its errors besides 401, 403, 422, 429, 500 and 503,
+// which every one has.
 //
 // The body is only documented here: handlers read it themselves (see body.go), because huma would read, decode and refuse
 // it first, in words of its own.
-func handle[I, O any](a *API, id string, op huma.Operation, summary, tag, text string, body *huma.RequestBody,
+func handle[I, O any](a *API, id string, op huma.Operation, role access.Role, summary, tag, text string, body *huma.RequestBody,
 	serve func(context.Context, *I) (*O, error), codes ...int) {
 	op.OperationID, op.Summary, op.Description, op.Tags = id, summary, text, []string{tag}
-	op.Errors = append(codes, http.StatusUnprocessableEntity, http.StatusServiceUnavailable)
+	op.Errors = append(codes, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnprocessableEntity, http.StatusTooManyRequests,
+		http.StatusServiceUnavailable)
+	op.Security = []map[string][]string{{bearerScheme: {}}}
+	if op.Extensions == nil {
+		op.Extensions = map[string]any{}
+	}
+	op.Extensions[roleExtension] = role
 	op.SkipValidateParams = true // handlers check them, so that faults have a rule and plain words
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := serve(ctx, in)

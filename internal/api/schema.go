@@ -66,6 +66,8 @@ func documentConfig() huma.Config {
 		{Name: tagReplays, Description: "Events of the past, routed again."},
 		{Name: tagOperations, Description: "For the platform."},
 	}
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{bearerScheme: {Type: "http", Scheme: "bearer",
+		Description: "A token of this installation, or a JWT of the organization's identity provider. Not needed where ACTCORE_AUTH is off."}}
 	config.AllowAdditionalPropertiesByDefault = true // in answers, which may grow; bodies say false
 	config.CreateHooks = nil
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""

@@ -8,6 +8,7 @@ package config
 
 import (
 	"log/slog"
+	"strconv"
 	"time"
 
 	"go.temporal.io/sdk/client"
@@ -130,6 +131,9 @@ type API struct {
 	// Addr is the host:port of the REST API (ACTCORE_API_ADDR, default
 	// 127.0.0.1:8010). Port 0 means any free port.
 	Addr string
+	// AuthOff lets everybody do everything (ACTCORE_AUTH=off; default
+	// required). It goes only with a loopback address.
+	AuthOff bool
 	// TemporalUI is where people find Temporal's Web UI, without a slash at the
 	// end (ACTCORE_TEMPORAL_UI_URL, optional). Runs then link to their
 	// workflows.
@@ -206,10 +210,15 @@ func LoadAPI(getenv func(string) string) (API, error) {
 		Metrics:  e.metrics(DefaultAPIMetricsAddr),
 		Addr:     e.addr("ACTCORE_API_ADDR", DefaultAPIAddr),
 
+		AuthOff:    e.authOff(),
 		TemporalUI: e.webAddress("ACTCORE_TEMPORAL_UI_URL", "http://localhost:8080"),
 	}
 	if cfg.Addr != "" && cfg.Addr == cfg.Metrics.Addr && !anyPort(cfg.Addr) {
 		e.fault("ACTCORE_API_ADDR", "is the same as PROMETHEUS_BIND_ADDR", "the two must differ", DefaultAPIAddr)
+	}
+	if cfg.AuthOff && cfg.Addr != "" && !loopback(cfg.Addr) {
+		e.fault("ACTCORE_AUTH", "is off while ACTCORE_API_ADDR is "+strconv.Quote(cfg.Addr)+", which others can reach",
+			"leave it out, or listen on a loopback address", "required")
 	}
 	return cfg, e.err()
 }

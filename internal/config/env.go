@@ -107,6 +107,33 @@ func (e *env) onOff(name string, fallback bool) bool {
 	}
 }
 
+// authOff reads whether requests need no credential.
+func (e *env) authOff() bool {
+	const name = "ACTCORE_AUTH"
+	switch v := e.getenv(name); v {
+	case "", "required":
+		return false
+	case "off":
+		return true
+	default:
+		e.fault(name, "is "+strconv.Quote(v), "it must be required or off", "required")
+		return false
+	}
+}
+
+// loopback reports whether only this machine can reach what listens on an address.
+func loopback(hostPort string) bool {
+	host, _, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		return false
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
 // minRetention is longer than Temporal goes on firing a slot.
 const minRetention = time.Hour
 

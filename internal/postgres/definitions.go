@@ -9,11 +9,9 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 )
-
-// actor is who the audit trail names while requests carry no identity.
-const actor = "api"
 
 // CreateDefinition stores a new definition, its first revision and its audit row, and marks its schedule to be made.
 // The error is ErrNameTaken when a live definition has the name, and an InvalidError when its only due time is past.
@@ -26,10 +24,10 @@ func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (
 	var stored definition.Stored
 	err = s.tx(ctx, "create definition "+doc.Name, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
-			INSERT INTO definitions (id, name, revision, enabled, enabled_since, trigger_type, event_type, document,
+			INSERT INTO definitions (id, name, revision, enabled, enabled_since, trigger_type, event_type, document, made_by,
 			                         created_at, updated_at)
-			VALUES ($1, $2, 1, $3, now(), $4, NULLIF($5, ''), $6, now(), now())`,
-			id, doc.Name, doc.Enabled, doc.Trigger.Type, doc.Trigger.EventType, data)
+			VALUES ($1, $2, 1, $3, now(), $4, NULLIF($5, ''), $6, $7, now(), now())`,
+			id, doc.Name, doc.Enabled, doc.Trigger.Type, doc.Trigger.EventType, data, access.From(ctx).ID)
 		if err != nil {
 			return err
 		}
@@ -208,9 +206,9 @@ type change struct {
 func recordChange(ctx context.Context, tx pgx.Tx, c change) error {
 	if c.doc != nil {
 		_, err := tx.Exec(ctx, `
-			INSERT INTO definition_revisions (definition_id, revision, document, run_limit, run_timeout, created_at)
-			VALUES ($1, $2, $3, $4, $5, now())`,
-			c.id, c.revision, c.after, c.doc.Limits(definition.KindEvent).Limit, c.doc.RunTimeout())
+			INSERT INTO definition_revisions (definition_id, revision, document, run_limit, run_timeout, actor, action, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, now())`,
+			c.id, c.revision, c.after, c.doc.Limits(definition.KindEvent).Limit, c.doc.RunTimeout(), access.From(ctx).Name, c.action)
 		if err != nil {
 			return err
 		}
@@ -229,11 +227,8 @@ func recordChange(ctx context.Context, tx pgx.Tx, c change) error {
 			return err
 		}
 	}
-	_, err := tx.Exec(ctx, `
-		INSERT INTO audit (actor, action, definition_id, revision, before, after)
-		VALUES ($1, $2, $3, $4, $5, $6)`,
-		actor, c.action, c.id, c.revision, c.before, c.after)
-	return err
+	return audited{action: c.action, target: definition.Target{Kind: definition.TargetDefinition, ID: c.id}, id: c.id,
+		revision: c.revision, before: c.before, after: c.after}.record(ctx, tx)
 }
 
 // keepLabels makes the table by which runs are found by labels say what the definition does. A deleted definition keeps its own.

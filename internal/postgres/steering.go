@@ -160,8 +160,9 @@ func (s *Store) stop(ctx context.Context, attempt string, list []chosen, req def
 // steered is what every statement of steering ends with: it writes a row of the audit trail for each row of changed, which has the
 // columns id, definition_id and revision.
 const steered = `, noted AS (
-	INSERT INTO audit (actor, action, definition_id, revision, after)
-	SELECT $1, $2, definition_id, revision, json_build_object('run_id', id, 'note', $3::text) FROM changed)`
+	INSERT INTO audit (` + auditWho + `, action, target_kind, target_id, definition_id, revision, after)
+	SELECT ($1::text[])[1], ($1::text[])[2], ($1::text[])[3], ($1::text[])[4], $2, 'run', id::text, definition_id, revision,
+	       json_build_object('run_id', id, 'note', $3::text) FROM changed)`
 
 // endWaiting ends the ones that have not begun.
 func endWaiting(ctx context.Context, tx pgx.Tx, ids []string, req definition.StopRequest) ([]definition.Stopping, error) {
@@ -172,7 +173,7 @@ func endWaiting(ctx context.Context, tx pgx.Tx, ids []string, req definition.Sto
 			WHERE id = ANY($4::uuid[]) AND (status = 'queued' OR status = 'accepted')
 			RETURNING id, definition_id, revision, workflow_id, definition_name, workflow_run_id)`+steered+`
 		SELECT id::text, CASE WHEN workflow_run_id <> '' THEN workflow_id ELSE '' END, definition_name FROM changed`,
-		actor, "run."+string(req.How), bound(req.Note), ids, req.Reason(), bound(req.Text()), req.How)
+		who(ctx), "run."+string(req.How), bound(req.Note), ids, req.Reason(), bound(req.Text()), req.How)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +191,7 @@ func markStopping(ctx context.Context, tx pgx.Tx, ids []string, req definition.S
 			WHERE id = ANY($4::uuid[]) AND status = 'running' AND (stop_requested = '' OR stop_requested = 'cancel' AND $6 = 'terminate')
 			RETURNING id, definition_id, revision, workflow_id, definition_name)`+steered+`
 		SELECT id::text, workflow_id, definition_name FROM changed`,
-		actor, "run."+string(req.How), bound(req.Note), ids, req.Reason(), req.How, bound(req.Text()), firstStop)
+		who(ctx), "run."+string(req.How), bound(req.Note), ids, req.Reason(), req.How, bound(req.Text()), firstStop)
 	if err != nil {
 		return nil, err
 	}
@@ -354,13 +355,19 @@ func rerun(ctx context.Context, tx pgx.Tx, id string, from definition.RerunFrom)
 			err = copyDone(ctx, tx, &run, &doc, start.RunID)
 		}
 		if err == nil {
-			_, err = tx.Exec(ctx, `
-				INSERT INTO audit (actor, action, definition_id, revision, after)
-				VALUES ($1, 'run.rerun', $2, $3, json_build_object('run_id', $4::text, 'from', $5::text, 'new_run_id', $6::text))`,
-				actor, run.DefinitionID, run.Revision, run.ID, string(from), start.RunID)
+			err = recordRerun(ctx, tx, &run, from, start.RunID)
 		}
 		return start, err
 	}
+}
+
+func recordRerun(ctx context.Context, tx pgx.Tx, run *definition.Run, from definition.RerunFrom, newID string) error {
+	after, err := json.Marshal(map[string]string{"run_id": run.ID, "from": string(from), "new_run_id": newID})
+	if err != nil {
+		return err
+	}
+	return audited{action: "run.rerun", target: definition.Target{Kind: definition.TargetRun, ID: run.ID}, id: run.DefinitionID,
+		revision: run.Revision, after: after}.record(ctx, tx)
 }
 
 // insertRerun writes the row of the nth rerun; pgx.ErrNoRows: there is one.
@@ -474,12 +481,12 @@ func (s *Store) DecideTask(ctx context.Context, d definition.Decision) (workflow
 			  AND r.id = t.run_id AND r.status = 'running' AND r.stop_requested = ''
 			RETURNING r.definition_id, r.revision, r.workflow_id),
 		noted AS (
-			INSERT INTO audit (actor, action, definition_id, revision, after)
-			SELECT $6, $7, definition_id, revision,
+			INSERT INTO audit (`+auditWho+`, action, target_kind, target_id, definition_id, revision, after)
+			SELECT ($6::text[])[1], ($6::text[])[2], ($6::text[])[3], ($6::text[])[4], $7, 'run', $1::uuid::text, definition_id, revision,
 			       json_build_object('run_id', $1::uuid, 'task', $8::text, 'by', $9::text, 'comment', $10::text)
 			FROM decided)
 		SELECT workflow_id FROM decided`,
-		d.RunID, index, status, output, bound(text), actor, action, d.Task, d.By, d.Comment).Scan(&workflowID)
+		d.RunID, index, status, output, bound(text), who(ctx), action, d.Task, d.By, d.Comment).Scan(&workflowID)
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return workflowID, task, translate(attempt, err)
 	}

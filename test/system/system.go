@@ -99,7 +99,7 @@ func NewOn(t *testing.T, stack testenv.Info, database, namespace string, names c
 		"ACTCORE_DB_URL": database, "TEMPORAL_HOST": stack.TemporalAddress, "TEMPORAL_NAMESPACE": namespace,
 		"NATS_URL": stack.NATSURL, "ACTCORE_STREAM": names.Stream, "ACTCORE_SUBJECT_PREFIX": names.SubjectPrefix,
 		"ACTCORE_DURABLE": names.Durable, "ACTCORE_ORCHESTRATOR_TASK_QUEUE": names.OrchestratorTaskQueue,
-		"ACTCORE_TASK_TASK_QUEUE": names.TaskTaskQueue, "ACTCORE_API_ADDR": s.APIAddr, "LOG_FORMAT": "text",
+		"ACTCORE_TASK_TASK_QUEUE": names.TaskTaskQueue, "ACTCORE_API_ADDR": s.APIAddr, "ACTCORE_AUTH": "off", "LOG_FORMAT": "text",
 		"ACTCORE_EGRESS_ALLOW": "127.0.0.0/8,::1", // the tests' own HTTP servers
 	}
 	var err error
