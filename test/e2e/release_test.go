@@ -127,19 +127,21 @@ func TestReleaseOnPush(t *testing.T) {
 	go func() { <-building; begun <- "BuildImage" }()
 	killAt("the build", begun)
 
-	var runID string
+	var runID, question string
 	testenv.Eventually(t, 90*time.Second, "the approval is asked for", func(ctx context.Context) (bool, error) {
 		list, err := s.TryRuns(ctx, id)
 		if err != nil || len(list) == 0 {
 			return false, err
 		}
 		runID = list[0].Str("id")
-		return taskOf(s, runID, "agree").Str("status") == "running", nil
+		// The question is written a moment after the task has begun.
+		agree := taskOf(s, runID, "agree")
+		question = agree.Object("input").Object("approval").Str("message")
+		return agree.Str("status") == "running" && question != "", nil
 	})
 	carrier.Kill()
-	if got, want := taskOf(s, runID, "agree").Object("input").Object("approval").Str("message"),
-		"Release Codertocat/Hello-World:6113728 (1) by Codertocat?"; got != want {
-		t.Errorf("the approval's message is %q, want %q", got, want)
+	if want := "Release Codertocat/Hello-World:6113728 (1) by Codertocat?"; question != want {
+		t.Errorf("the approval's message is %q, want %q", question, want)
 	}
 	if status, answer := s.Call(http.MethodPost, "/runs/"+runID+"/tasks/agree/approve", `{"by": "ada"}`); status/100 != 2 {
 		t.Fatalf("approve answered %d: %v", status, answer)
