@@ -93,5 +93,13 @@ func From(ctx context.Context) Caller {
 	return system
 }
 
+// Unlimited returns a context for work that follows from what the caller of ctx was allowed to ask for, and is not limited to what the
+// caller sees.
+func Unlimited(ctx context.Context) context.Context {
+	c := From(ctx)
+	c.Labels = nil
+	return With(ctx, c)
+}
+
 // ErrUnknown means that a credential is no good: malformed, unknown, expired or revoked. Its text is for the client.
 var ErrUnknown = errors.New("the credential is not valid")

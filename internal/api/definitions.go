@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"unicode/utf8"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/activity-core/activity-core/internal/failpoint"
 )
@@ -53,6 +54,8 @@ type listDefinitionsInput struct {
 	TriggerType triggerTypeParam `query:"trigger_type" doc:"Only those with this type of trigger."`
 	Enabled     boolParam        `query:"enabled" doc:"Only those that are enabled, or only those that are not."`
 	Name        string           `query:"name" doc:"Only the one with exactly this name."`
+	EventType   eventTypeParam   `query:"event_type" doc:"Only those with an event trigger of this type, as it is written there: * and > stand for themselves."`
+	Label       []labelParam     `query:"label,explode" doc:"Only those with this label, as in team=growth; given several times, with all of them."`
 }
 
 type definitionListOutput struct {
@@ -67,10 +70,18 @@ func (a *API) listDefinitions(ctx context.Context, in *listDefinitionsInput) (*d
 		TriggerType: in.TriggerType.parse("trigger_type", &f),
 		Enabled:     in.Enabled.parse("enabled", &f),
 		Name:        in.Name,
+		EventType:   in.EventType.parse("event_type", &f),
+		Labels:      parseLabels(in.Label, &f),
 	}
-	place := cursor{list: "definitions", filters: url.Values{
-		"trigger_type": {string(in.TriggerType)}, "enabled": {string(in.Enabled)}, "name": {in.Name},
-	}.Encode()}
+	filters := url.Values{"trigger_type": {string(in.TriggerType)}, "enabled": {string(in.Enabled)}, "name": {in.Name}}
+	// Filters of a later time: cursors that were given out without them stay good.
+	if query.EventType != "" {
+		filters.Set("event_type", query.EventType)
+	}
+	for key, value := range query.Labels {
+		filters.Set("label:"+key, "="+value)
+	}
+	place := cursor{list: "definitions", filters: filters.Encode()}
 	query.AfterSeq = place.parse(in.Cursor, &f)
 	if err := f.err(); err != nil {
 		return nil, err
@@ -191,7 +202,8 @@ func (a *API) syncSchedule(ctx context.Context, stored *definition.Stored) {
 	if stored.Sync.State == "" || stored.Sync.State == definition.SyncSynced {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), syncTimeout)
+	// The schedule follows whatever labels the definition has by now.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(access.Unlimited(ctx)), syncTimeout)
 	defer cancel()
 	status, err := a.syncer.SyncNow(ctx, stored.ID)
 	if err != nil {

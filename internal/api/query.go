@@ -77,6 +77,7 @@ type (
 	reasonParam      string
 	labelParam       string
 	eventIDParam     string
+	eventTypeParam   string
 	timeParam        string
 
 	rejectReasonParam     string
@@ -250,6 +251,18 @@ func (p eventIDParam) parse(field string, f *faults) string {
 	if p != "" && !eventIDPattern.MatchString(string(p)) {
 		f.add(field, "event_id", "%q is not an event id: it must be 1 to %d of A-Z, a-z, 0-9 and . _ : / + = @ -",
 			clip(string(p), definition.MaxEventID), definition.MaxEventID)
+		return ""
+	}
+	return string(p)
+}
+
+func (eventTypeParam) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Examples: []any{"user.created"}}
+}
+
+func (p eventTypeParam) parse(field string, f *faults) string {
+	if fault := definition.CheckEventPattern(string(p)); p != "" && fault != "" {
+		f.add(field, "event_type", "%s", fault)
 		return ""
 	}
 	return string(p)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/api"
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/activity-core/activity-core/internal/ledger"
@@ -41,6 +42,12 @@ func newService(t *testing.T) *service {
 
 func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue string) *service {
 	t.Helper()
+	return serveTo(t, nil, pool, temporal, queue)
+}
+
+// serveTo is serve for callers who are asked who they are.
+func serveTo(t *testing.T, callers authenticator, pool *pgxpool.Pool, temporal client.Client, queue string) *service {
+	t.Helper()
 	s := &service{store: postgres.New(pool), temporal: temporal}
 	logger, registry := slog.New(slog.DiscardHandler), prometheus.NewRegistry()
 	runs, err := ledger.New(ledger.Options{Store: s.store, Temporal: temporal, TaskQueue: queue, Log: logger, Registerer: registry})
@@ -59,7 +66,7 @@ func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue strin
 	}
 	handler, err := api.New(api.Options{
 		Store: s.store, Ledger: runs, Stopper: stopper, Syncer: schedules, FullSyncer: fullSync{schedules}, Health: http.NotFoundHandler(),
-		Ready: http.NotFoundHandler(), Log: logger, Registerer: registry,
+		Ready: http.NotFoundHandler(), Log: logger, Registerer: registry, Access: callers,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -68,6 +75,10 @@ func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue strin
 	t.Cleanup(server.Close)
 	s.url = server.URL
 	return s
+}
+
+type authenticator interface {
+	Authenticate(ctx context.Context, credential string) (access.Caller, error)
 }
 
 // fullSync is the reconciler's comparison of all schedules in the API's words. The one of cmd/api also looks after servers

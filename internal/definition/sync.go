@@ -67,4 +67,8 @@ type ListDefinitions struct {
 	TriggerType TriggerType
 	Name        string
 	Enabled     *bool
+	// EventType is that of an event trigger as it is written: a wildcard is found by itself alone.
+	EventType string
+	// Labels are labels that the definition has, all of them.
+	Labels map[string]string
 }

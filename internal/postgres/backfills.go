@@ -238,7 +238,8 @@ func (s *Store) ReleaseBackfills(ctx context.Context) (starts []definition.Start
 func (s *Store) CancelBackfill(ctx context.Context, id string) (definition.Backfill, error) {
 	err := s.tx(ctx, "cancel backfill "+id, func(tx pgx.Tx) error {
 		var status definition.BackfillStatus
-		if err := tx.QueryRow(ctx, `SELECT status FROM backfills WHERE id = $1 FOR UPDATE`, id).Scan(&status); err != nil {
+		scope, args := within(ctx, "definition_id", []any{id})
+		if err := tx.QueryRow(ctx, `SELECT status FROM backfills WHERE id = $1`+scope+` FOR UPDATE`, args...).Scan(&status); err != nil {
 			return err
 		}
 		if status != definition.BackfillActive {
@@ -275,7 +276,8 @@ func scanBackfill(row pgx.CollectableRow) (b definition.Backfill, err error) {
 
 // GetBackfill returns a backfill with its progress; ErrNotFound when there is none.
 func (s *Store) GetBackfill(ctx context.Context, id string) (definition.Backfill, error) {
-	rows, err := s.pool.Query(ctx, selectBackfill+` WHERE b.id = $1`, id)
+	scope, args := within(ctx, "b.definition_id", []any{id})
+	rows, err := s.pool.Query(ctx, selectBackfill+` WHERE b.id = $1`+scope, args...)
 	if err != nil {
 		return definition.Backfill{}, translate("get backfill "+id, err)
 	}
@@ -285,8 +287,9 @@ func (s *Store) GetBackfill(ctx context.Context, id string) (definition.Backfill
 
 // ListBackfills returns a page of a definition's backfills, newest first.
 func (s *Store) ListBackfills(ctx context.Context, q definition.ListBackfills) ([]definition.Backfill, error) {
+	scope, args := within(ctx, "b.definition_id", []any{q.DefinitionID, q.BeforeSeq, q.Limit})
 	rows, err := s.pool.Query(ctx, selectBackfill+`
-		WHERE b.definition_id = $1 AND ($2 = 0 OR b.seq < $2) ORDER BY b.seq DESC LIMIT $3`, q.DefinitionID, q.BeforeSeq, q.Limit)
+		WHERE b.definition_id = $1 AND ($2 = 0 OR b.seq < $2)`+scope+` ORDER BY b.seq DESC LIMIT $3`, args...)
 	if err != nil {
 		return nil, translate("list backfills", err)
 	}

@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,7 +16,8 @@ import (
 )
 
 // CreateDefinition stores a new definition, its first revision and its audit row, and marks its schedule to be made.
-// The error is ErrNameTaken when a live definition has the name, and an InvalidError when its only due time is past.
+// The error is ErrNameTaken when a live definition has the name, and an InvalidError when its only due time is past, or when it would be
+// out of the caller's scope.
 func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (definition.Stored, error) {
 	id := definition.NewID()
 	data, err := encode(doc)
@@ -23,6 +26,9 @@ func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (
 	}
 	var stored definition.Stored
 	err = s.tx(ctx, "create definition "+doc.Name, func(tx pgx.Tx) error {
+		if err := definition.CheckScope(&doc, nil, access.From(ctx).Labels); err != nil {
+			return err
+		}
 		_, err := tx.Exec(ctx, `
 			INSERT INTO definitions (id, name, revision, enabled, enabled_since, trigger_type, event_type, document, made_by,
 			                         created_at, updated_at)
@@ -43,7 +49,8 @@ func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (
 	return stored, err
 }
 
-// GetDefinition returns a live definition; ErrNotFound for others.
+// GetDefinition returns a live definition; ErrNotFound for others. As in every method that the API calls, what is outside of the caller's
+// scope is not there (see scope.go).
 func (s *Store) GetDefinition(ctx context.Context, id string) (definition.Stored, error) {
 	stored, err := readDefinition(ctx, s.pool, id, false)
 	return stored, translate("get definition "+id, err)
@@ -53,7 +60,8 @@ func (s *Store) GetDefinition(ctx context.Context, id string) (definition.Stored
 func (s *Store) ListDefinitions(ctx context.Context, q definition.ListDefinitions) ([]definition.Stored, error) {
 	sql := strings.Builder{}
 	sql.WriteString(selectDefinition + ` WHERE d.deleted_at IS NULL AND d.seq > $1`)
-	args := []any{q.AfterSeq}
+	scope, args := within(ctx, "d.id", []any{q.AfterSeq})
+	sql.WriteString(scope)
 	where := func(condition string, value any) {
 		args = append(args, value)
 		fmt.Fprintf(&sql, " AND "+condition, len(args))
@@ -67,6 +75,13 @@ func (s *Store) ListDefinitions(ctx context.Context, q definition.ListDefinition
 	if q.Enabled != nil {
 		where("d.enabled = $%d", *q.Enabled)
 	}
+	if q.EventType != "" {
+		where("d.event_type = $%d", q.EventType)
+	}
+	for _, key := range slices.Sorted(maps.Keys(q.Labels)) {
+		args = append(args, key, q.Labels[key])
+		fmt.Fprintf(&sql, " AND d.id IN ("+withLabel+")", len(args)-1, len(args))
+	}
 	args = append(args, q.Limit)
 	fmt.Fprintf(&sql, " ORDER BY d.seq LIMIT $%d", len(args))
 	rows, err := s.pool.Query(ctx, sql.String(), args...)
@@ -78,7 +93,8 @@ func (s *Store) ListDefinitions(ctx context.Context, q definition.ListDefinition
 }
 
 // UpdateDefinition changes a live definition in one transaction: change receives the document in force and returns the
-// wanted one. A document that means the same makes no revision. Errors: ErrNotFound, ErrNameTaken, and those of change.
+// wanted one. A document that means the same makes no revision. Errors: ErrNotFound, ErrNameTaken, an InvalidError when the wanted one
+// would be out of the caller's scope, and those of change.
 func (s *Store) UpdateDefinition(
 	ctx context.Context, id string, edit func(definition.Document) (definition.Document, error),
 ) (definition.Stored, error) {
@@ -93,6 +109,9 @@ func (s *Store) UpdateDefinition(
 		stored = now
 		doc, err := edit(now.Document)
 		if err != nil {
+			return err
+		}
+		if err := definition.CheckScope(&doc, &now.Document, access.From(ctx).Labels); err != nil {
 			return err
 		}
 		if doc.Equal(now.Document) {
@@ -259,16 +278,23 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
+// readDefinition reads a live definition of the caller's scope, and may lock its row; pgx.ErrNoRows for others.
 func readDefinition(ctx context.Context, q querier, id string, lock bool) (definition.Stored, error) {
-	sql := selectDefinition + ` WHERE d.id = $1 AND d.deleted_at IS NULL`
+	scope, args := within(ctx, "d.id", []any{id})
+	sql := selectDefinition + ` WHERE d.id = $1 AND d.deleted_at IS NULL` + scope
 	if lock {
 		sql += ` FOR UPDATE OF d`
 	}
-	rows, err := q.Query(ctx, sql, id)
+	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
 		return definition.Stored{}, err
 	}
-	return pgx.CollectExactlyOneRow(rows, scanDefinition)
+	stored, err := pgx.CollectExactlyOneRow(rows, scanDefinition)
+	// A statement that waited for the lock has read the row as it is now, but the labels beside it as they were before.
+	if err == nil && lock && !access.From(ctx).Sees(stored.Labels) {
+		return definition.Stored{}, pgx.ErrNoRows
+	}
+	return stored, err
 }
 
 func scanDefinition(row pgx.CollectableRow) (definition.Stored, error) {

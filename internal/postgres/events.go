@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 )
 
@@ -109,7 +110,8 @@ func (s *Store) SetUnmatchedRecording(ctx context.Context, on bool) error {
 	return translate("note whether unmatched events are recorded", err)
 }
 
-// GetEvent returns what is known of an event. There is always an answer, which may be that nothing is known.
+// GetEvent returns what is known of an event. There is always an answer, which may be that nothing is known. An event is the whole
+// installation's: a caller with labels hears of it by the runs of its scope, and not of what else became of it.
 func (s *Store) GetEvent(ctx context.Context, eventID string) (definition.EventHistory, error) {
 	attempt := "get event"
 	h := definition.EventHistory{ID: eventID}
@@ -125,8 +127,9 @@ func (s *Store) GetEvent(ctx context.Context, eventID string) (definition.EventH
 	case !errors.Is(err, pgx.ErrNoRows):
 		return h, translate(attempt, err)
 	}
+	scope, args := within(ctx, "definition_id", []any{eventID})
 	err = s.pool.QueryRow(ctx, `
-		SELECT unmatched_since, (SELECT count(*) FROM runs WHERE event_id = $1 AND event_id <> '') FROM installation`, eventID).
+		SELECT unmatched_since, (SELECT count(*) FROM runs WHERE event_id = $1 AND event_id <> ''`+scope+`) FROM installation`, args...).
 		Scan(&h.UnmatchedSince, &h.RunsTotal)
 	if err != nil {
 		return h, translate(attempt, err)
@@ -137,17 +140,25 @@ func (s *Store) GetEvent(ctx context.Context, eventID string) (definition.EventH
 			return h, err
 		}
 	}
+	if access.From(ctx).Limited() {
+		if h.RunsTotal == 0 {
+			h.Record = nil
+		}
+		return h, nil
+	}
 	h.DeadLetters, err = s.ListDeadLetters(ctx, definition.ListDeadLetters{
 		SelectDeadLetters: definition.SelectDeadLetters{EventID: eventID}, Limit: definition.MaxEventRuns,
 	})
 	return h, err
 }
 
-// EventDefinitions returns the definitions with an event trigger, enabled (Live) or not, whose type is this one or a wildcard.
+// EventDefinitions returns the definitions of the caller's scope with an event trigger, enabled (Live) or not, whose type is this one or a
+// wildcard.
 func (s *Store) EventDefinitions(ctx context.Context, eventType string) ([]definition.Routable, error) {
+	scope, args := within(ctx, "id", []any{eventType})
 	return s.routables(ctx, "list definitions of an event type", `
 		SELECT id::text, name, revision, document::text, enabled_since, enabled FROM definitions
-		WHERE deleted_at IS NULL AND trigger_type = 'event' AND (event_type = $1 OR event_type ~ '[*>]') ORDER BY seq`, eventType)
+		WHERE deleted_at IS NULL AND trigger_type = 'event' AND (event_type = $1 OR event_type ~ '[*>]')`+scope+` ORDER BY seq`, args...)
 }
 
 func (s *Store) routables(ctx context.Context, attempt, sql string, args ...any) ([]definition.Routable, error) {

@@ -19,9 +19,10 @@ func (s *Store) CreateReplay(ctx context.Context, req definition.ReplayRequest) 
 	id := definition.NewID()
 	err := s.tx(ctx, "create replay", func(tx pgx.Tx) error {
 		// Locked in one order, so that two requests for the same definitions see each other.
+		scope, args := within(ctx, "id", []any{req.DefinitionIDs})
 		rows, err := tx.Query(ctx, `
-			SELECT id::text FROM definitions WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL AND trigger_type = 'event'
-			ORDER BY id FOR UPDATE`, req.DefinitionIDs)
+			SELECT id::text FROM definitions WHERE id = ANY($1::uuid[]) AND deleted_at IS NULL AND trigger_type = 'event'`+scope+`
+			ORDER BY id FOR UPDATE`, args...)
 		if err != nil {
 			return err
 		}
@@ -79,9 +80,11 @@ func scanReplay(row pgx.CollectableRow, more ...any) (r definition.Replay, err e
 	return r, errors.Join(json.Unmarshal(counted, &r.Counted), json.Unmarshal(done, &r.Done))
 }
 
-// GetReplay returns a replay with its progress; ErrNotFound when there is none.
+// GetReplay returns a replay with its progress; ErrNotFound when there is none. A replay is in the scope of a caller who sees all of its
+// definitions.
 func (s *Store) GetReplay(ctx context.Context, id string) (definition.Replay, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+replayColumns+` FROM replays WHERE id = $1`, id)
+	scope, args := allWithin(ctx, "definition_ids", []any{id})
+	rows, err := s.pool.Query(ctx, `SELECT `+replayColumns+` FROM replays WHERE id = $1`+scope, args...)
 	if err != nil {
 		return definition.Replay{}, translate("get replay "+id, err)
 	}
@@ -91,8 +94,9 @@ func (s *Store) GetReplay(ctx context.Context, id string) (definition.Replay, er
 
 // ListReplays returns a page of replays, newest first.
 func (s *Store) ListReplays(ctx context.Context, q definition.ListReplays) ([]definition.Replay, error) {
-	rows, err := s.pool.Query(ctx, `SELECT `+replayColumns+` FROM replays WHERE $1 = 0 OR seq < $1 ORDER BY seq DESC LIMIT $2`,
-		q.BeforeSeq, q.Limit)
+	scope, args := allWithin(ctx, "definition_ids", []any{q.BeforeSeq, q.Limit})
+	rows, err := s.pool.Query(ctx, `SELECT `+replayColumns+` FROM replays WHERE ($1 = 0 OR seq < $1)`+scope+` ORDER BY seq DESC LIMIT $2`,
+		args...)
 	if err != nil {
 		return nil, translate("list replays", err)
 	}
@@ -103,9 +107,10 @@ func (s *Store) ListReplays(ctx context.Context, q definition.ListReplays) ([]de
 // CancelReplay ends an active replay: the router that works on it stops at its next step, and the runs that were made go on. A
 // replay that has ended stays as it is. ErrNotFound: there is none.
 func (s *Store) CancelReplay(ctx context.Context, id string) (definition.Replay, error) {
+	scope, args := allWithin(ctx, "definition_ids", []any{id})
 	_, err := s.pool.Exec(ctx, `
 		UPDATE replays SET status = 'canceled', finished_at = now()
-		WHERE id = $1 AND status IN ('pending', 'counting', 'running')`, id)
+		WHERE id = $1 AND status IN ('pending', 'counting', 'running')`+scope, args...)
 	if err != nil {
 		return definition.Replay{}, translate("cancel replay "+id, err)
 	}

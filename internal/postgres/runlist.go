@@ -9,10 +9,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 )
 
-// GetRun returns a run with its tasks, whole; ErrNotFound when there is none.
+// GetRun returns a run with its tasks, whole; ErrNotFound when there is none. It is for our own programs: it knows no scope.
 func (s *Store) GetRun(ctx context.Context, id string) (definition.Run, error) {
 	attempt := "get run " + id
 	rows, err := s.pool.Query(ctx, `SELECT `+runColumns+`, input FROM runs WHERE id = $1`, id)
@@ -40,12 +41,13 @@ func (s *Store) GetRun(ctx context.Context, id string) (definition.Run, error) {
 func (s *Store) GetRunDetail(ctx context.Context, id string) (definition.RunDetail, error) {
 	attempt := "get run " + id
 	var d definition.RunDetail
+	scope, args := within(ctx, "r.definition_id", []any{id})
 	rows, err := s.pool.Query(ctx, `
 		SELECT `+runColumns+`, input,
 		       CASE WHEN status = 'queued' THEN 1 + (
 		           SELECT count(*) FROM runs w WHERE w.definition_id = r.definition_id AND w.concurrency_key = r.concurrency_key
 		             AND w.seq < r.seq AND `+waits+`) ELSE 0 END
-		FROM runs r WHERE id = $1`, id)
+		FROM runs r WHERE id = $1`+scope, args...)
 	if err != nil {
 		return d, translate(attempt, err)
 	}
@@ -84,7 +86,8 @@ func scanTaskDetail(row pgx.CollectableRow) (t definition.TaskDetail, err error)
 func (s *Store) GetTask(ctx context.Context, runID, name string, fromItem, limit int) (
 	definition.TaskDetail, []definition.ItemDetail, error) {
 	attempt := fmt.Sprintf("get task %s of run %s", name, runID)
-	rows, err := s.pool.Query(ctx, selectTaskDetail+` WHERE run_id = $1 AND name = $3`, runID, definition.MaxOutput+1, name)
+	scope, args := within(ctx, "(SELECT definition_id FROM runs WHERE id = $1)", []any{runID, definition.MaxOutput + 1, name})
+	rows, err := s.pool.Query(ctx, selectTaskDetail+` WHERE run_id = $1 AND name = $3`+scope, args...)
 	if err != nil {
 		return definition.TaskDetail{}, nil, translate(attempt, err)
 	}
@@ -112,7 +115,7 @@ func (s *Store) GetTask(ctx context.Context, runID, name string, fromItem, limit
 
 // ListRuns returns a page of runs, newest first, without their tasks and inputs.
 func (s *Store) ListRuns(ctx context.Context, q definition.ListRuns) ([]definition.Run, error) {
-	sql, args := listRuns(q)
+	sql, args := listRuns(ctx, q)
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, translate("list runs", err)
@@ -185,8 +188,9 @@ func (w *whereRuns) few(q definition.ListRuns) {
 	}
 }
 
-// definitions returns a statement that gives the ids of the definitions that are meant; "" when all are.
-func (w *whereRuns) definitions(q definition.ListRuns) string {
+// definitions returns a statement that gives the ids of the definitions that are meant, all of the caller's scope; "" when all there
+// are may be meant.
+func (w *whereRuns) definitions(ctx context.Context, q definition.ListRuns) string {
 	var sets []string
 	if q.DefinitionID != "" {
 		sets = append(sets, "SELECT "+w.arg(q.DefinitionID)+"::uuid AS id")
@@ -194,11 +198,17 @@ func (w *whereRuns) definitions(q definition.ListRuns) string {
 	if q.Definition != "" {
 		sets = append(sets, "SELECT id FROM definitions WHERE name = "+w.arg(q.Definition))
 	}
-	for _, key := range slices.Sorted(maps.Keys(q.Labels)) {
-		sets = append(sets, fmt.Sprintf("SELECT definition_id FROM definition_labels WHERE key = %s AND value = %s",
-			w.arg(key), w.arg(q.Labels[key])))
+	for _, labels := range []map[string]string{q.Labels, access.From(ctx).Labels} {
+		for _, key := range slices.Sorted(maps.Keys(labels)) {
+			w.args = append(w.args, key, labels[key])
+			sets = append(sets, fmt.Sprintf(withLabel, len(w.args)-1, len(w.args)))
+		}
 	}
-	return strings.Join(sets, " INTERSECT ")
+	// Not INTERSECT, which would read each of the sets to its end.
+	if len(sets) > 1 {
+		return "SELECT first.id FROM (" + sets[0] + ") first (id) WHERE first.id IN (" + strings.Join(sets[1:], ") AND first.id IN (") + ")"
+	}
+	return strings.Join(sets, "")
 }
 
 // states returns the statuses and kinds that are meant; of what has a reason, only those that may have one.
@@ -220,10 +230,10 @@ func states(q definition.ListRuns) ([]definition.RunStatus, []definition.Trigger
 
 // listRuns writes the statement of a page. What is chosen by its definition or state is a merge: of each state, of each definition, the
 // newest. So what is rare is found as fast as what is common, which the planner would not do by itself.
-func listRuns(q definition.ListRuns) (string, []any) {
+func listRuns(ctx context.Context, q definition.ListRuns) (string, []any) {
 	var w whereRuns
 	order := bySeq
-	definitions := w.definitions(q)
+	definitions := w.definitions(ctx, q)
 	if definitions != "" {
 		order = byDefinition
 	}

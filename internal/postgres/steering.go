@@ -34,7 +34,8 @@ type chosen struct {
 // was asked before stays as it is, unless it is to be terminated now. Errors: ErrNotFound, ErrRunFinal.
 func (s *Store) StopRun(ctx context.Context, id string, req definition.StopRequest) (definition.Stopped, error) {
 	attempt := fmt.Sprintf("%s run %s", req.How, id)
-	rows, err := s.pool.Query(ctx, selectChosen+` WHERE id = $1`, id)
+	scope, args := within(ctx, "definition_id", []any{id})
+	rows, err := s.pool.Query(ctx, selectChosen+` WHERE id = $1`+scope, args...)
 	if err != nil {
 		return definition.Stopped{}, translate(attempt, err)
 	}
@@ -65,7 +66,7 @@ func (s *Store) StopRuns(ctx context.Context, which definition.ListRuns, req def
 	definition.Stopped, int, error) {
 	attempt := string(req.How) + " runs"
 	var w whereRuns
-	w.all(which)
+	w.all(ctx, which)
 	w.conditions = append(w.conditions, "status IN ('accepted', 'queued', 'running')")
 	if req.How == definition.StopCancel {
 		w.conditions = append(w.conditions, "stop_requested = ''")
@@ -221,11 +222,11 @@ func (s *Store) ClaimStops(ctx context.Context, limit int) ([]definition.Stoppin
 }
 
 // all adds every condition of a filter, for a statement that does not need them newest first.
-func (w *whereRuns) all(q definition.ListRuns) {
+func (w *whereRuns) all(ctx context.Context, q definition.ListRuns) {
 	w.bounds(q, bySeq)
 	w.few(q)
 	w.states(q)
-	if definitions := w.definitions(q); definitions != "" {
+	if definitions := w.definitions(ctx, q); definitions != "" {
 		w.conditions = append(w.conditions, "definition_id IN ("+definitions+")")
 	}
 }
@@ -264,7 +265,7 @@ func (s *Store) RerunRuns(ctx context.Context, which definition.ListRuns, from d
 		}
 	}
 	var w whereRuns
-	w.all(which)
+	w.all(ctx, which)
 	w.conditions = append(w.conditions, rerunnable)
 	err = s.pool.QueryRow(ctx, `SELECT count(*) FROM runs WHERE `+w.text(), w.args...).Scan(&left)
 	if err != nil || dryRun || left == 0 {
@@ -306,7 +307,8 @@ func continuable(s definition.RunStatus) bool {
 func rerun(ctx context.Context, tx pgx.Tx, id string, from definition.RerunFrom) (definition.Start, error) {
 	var none definition.Start
 	// The lock makes two requests number their runs one after the other.
-	rows, err := tx.Query(ctx, `SELECT `+runColumns+`, input FROM runs WHERE id = $1 FOR NO KEY UPDATE`, id)
+	scope, args := within(ctx, "definition_id", []any{id})
+	rows, err := tx.Query(ctx, `SELECT `+runColumns+`, input FROM runs WHERE id = $1`+scope+` FOR NO KEY UPDATE`, args...)
 	if err != nil {
 		return none, err
 	}
@@ -447,8 +449,9 @@ func (s *Store) DecideTask(ctx context.Context, d definition.Decision) (workflow
 	attempt := fmt.Sprintf("decide about task %s of run %s", d.Task, d.RunID)
 	var document string
 	var now time.Time
+	scope, args := within(ctx, "definition_id", []any{d.RunID})
 	err = s.pool.QueryRow(ctx, `
-		SELECT v.document::text, now() FROM runs JOIN definition_revisions v USING (definition_id, revision) WHERE runs.id = $1`, d.RunID).
+		SELECT v.document::text, now() FROM runs JOIN definition_revisions v USING (definition_id, revision) WHERE runs.id = $1`+scope, args...).
 		Scan(&document, &now)
 	if err != nil {
 		return "", task, translate(attempt, err)
