@@ -108,6 +108,9 @@ func (a *API) createDefinition(ctx context.Context, in *createInput) (*createdOu
 	if errors.Is(err, definition.ErrNameTaken) {
 		return nil, nameTaken(doc.Name)
 	}
+	if errors.Is(err, definition.ErrTooManyDefinitions) {
+		return nil, tooManyDefinitions(access.From(ctx))
+	}
 	if err != nil {
 		return nil, err
 	}
