@@ -231,7 +231,7 @@ func New(o Options) (*API, error) {
 		store: o.Store, ledger: o.Ledger, stopper: o.Stopper, syncer: o.Syncer, fullSyncer: o.FullSyncer, access: o.Access, log: o.Log,
 		metrics:    metrics,
 		temporalUI: o.TemporalUI, proxies: o.TrustedProxies, accessLog: o.AccessLog,
-		router:     router, huma: humachi.New(router, documentConfig()),
+		router: router, huma: humachi.New(router, documentConfig()),
 		now: time.Now, fullSyncLimit: fullSyncTimeout,
 	}
 	if err := a.routes(o.Health, o.Ready, o.Origins); err != nil {
