@@ -3,13 +3,15 @@ package api
 import (
 	"context"
 	"errors"
-	"net"
+	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/activity-core/activity-core/internal/access"
+	"github.com/activity-core/activity-core/internal/definition"
 )
 
 const (
@@ -29,7 +31,9 @@ func (a *API) authorize(ctx huma.Context, next func(huma.Context)) {
 		writeProblem(ctx, a.problem(ctx.Context(), err))
 		return
 	}
-	caller.Address, caller.RequestID = addressOf(ctx.RemoteAddr()), requestID(ctx.Context())
+	visit := visitOf(ctx.Context())
+	visit.caller = caller.ID
+	caller.Address, caller.RequestID = visit.address, requestID(ctx.Context())
 	needed, _ := ctx.Operation().Extensions[roleExtension].(access.Role)
 	if !caller.Role.Allows(needed) {
 		writeProblem(ctx, forbidden(caller, needed))
@@ -58,6 +62,14 @@ func (a *API) caller(ctx context.Context, header string) (access.Caller, error) 
 	if errors.Is(err, access.ErrUnknown) {
 		return caller, unauthorized(err.Error(), "invalid_token")
 	}
+	if errors.Is(err, definition.ErrUnavailable) {
+		a.log.LogAttrs(ctx, slog.LevelWarn, "request not served: who calls cannot be found out",
+			slog.String("request_id", requestID(ctx)), slog.Any("error", err))
+		p := newProblem(http.StatusServiceUnavailable, "unavailable",
+			"who you are cannot be checked at the moment; try again in %d seconds", retryAfter)
+		p.headers = http.Header{"Retry-After": {strconv.Itoa(retryAfter)}}
+		return caller, p
+	}
 	return caller, err
 }
 
@@ -74,8 +86,12 @@ func unauthorized(detail, code string) *Problem {
 
 // forbidden is the answer to a caller with too weak a role.
 func forbidden(c access.Caller, needed access.Role) *Problem {
-	if needed == "" {
+	switch {
+	case needed == "":
 		return newProblem(http.StatusForbidden, "forbidden", "this operation is closed to everybody")
+	case c.Role == "":
+		return newProblem(http.StatusForbidden, "forbidden",
+			"none of the groups of %s has a grant here: ask an administrator of this installation for one", clip(c.Name, 100))
 	}
 	return newProblem(http.StatusForbidden, "forbidden", "this needs the role %s, and %s has the role %s", needed, clip(c.Name, 100), c.Role)
 }
@@ -87,13 +103,4 @@ func labelText(c access.Caller) string {
 		keys[i] += "=" + values[i]
 	}
 	return strings.Join(keys, ", ")
-}
-
-// addressOf is the IP address of a remote address, in its short form.
-func addressOf(remote string) string {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		return remote
-	}
-	return host
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -159,7 +160,7 @@ type authenticator interface {
 	Authenticate(ctx context.Context, credential string) (access.Caller, error)
 }
 
-// Options are what New needs. All but Access and TemporalUI are required.
+// Options are what New needs. All from Access on may be left out.
 type Options struct {
 	Store   Store
 	Ledger  runLedger
@@ -175,6 +176,12 @@ type Options struct {
 	Access authenticator
 	// TemporalUI is the address of the namespace's page in Temporal's Web UI; "" when there is none.
 	TemporalUI string
+	// Origins are those whose pages may call the API from browsers, as in https://console.example; nil for none but its own.
+	Origins []string
+	// TrustedProxies are where proxies are whose X-Forwarded-For is believed; nil for none.
+	TrustedProxies []netip.Prefix
+	// AccessLog logs every request at level info.
+	AccessLog bool
 }
 
 // API is the handler of every route. It is safe for concurrent use.
@@ -190,6 +197,8 @@ type API struct {
 	router     *chi.Mux
 	huma       huma.API
 	temporalUI string
+	proxies    []netip.Prefix
+	accessLog  bool
 
 	now           func() time.Time // time.Now, except in tests
 	fullSyncLimit time.Duration    // fullSyncTimeout, except in tests
@@ -222,11 +231,11 @@ func New(o Options) (*API, error) {
 	a := &API{
 		store: o.Store, ledger: o.Ledger, stopper: o.Stopper, syncer: o.Syncer, fullSyncer: o.FullSyncer, access: o.Access, log: o.Log,
 		metrics:    metrics,
-		temporalUI: o.TemporalUI,
-		router:     router, huma: humachi.New(router, documentConfig()),
+		temporalUI: o.TemporalUI, proxies: o.TrustedProxies, accessLog: o.AccessLog,
+		router: router, huma: humachi.New(router, documentConfig()),
 		now: time.Now, fullSyncLimit: fullSyncTimeout,
 	}
-	if err := a.routes(o.Health, o.Ready); err != nil {
+	if err := a.routes(o.Health, o.Ready, o.Origins); err != nil {
 		return nil, err
 	}
 	return a, nil

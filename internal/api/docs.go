@@ -59,7 +59,7 @@ func (f *file) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("ETag", f.etag)
 	data := f.data
 	if f.gzip {
-		h.Set("Vary", "Accept-Encoding")
+		h.Add("Vary", "Accept-Encoding")
 	}
 	switch {
 	case strings.Contains(r.Header.Get("If-None-Match"), f.etag):

@@ -11,35 +11,55 @@ import (
 	"strings"
 	"time"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	"github.com/go-chi/cors"
 )
 
-// middleware is what every request passes, outermost first.
-func (a *API) middleware() chi.Middlewares {
+// middleware is what every request passes, outermost first. Pages of the origins may call the API from browsers, with a credential
+// that they show themselves; cookies and client certificates are not sent along. It fails for what is no origin.
+func (a *API) middleware(origins []string) (chi.Middlewares, error) {
 	crossOrigin := http.NewCrossOriginProtection()
+	for _, origin := range origins {
+		if err := crossOrigin.AddTrustedOrigin(origin); err != nil {
+			return nil, fmt.Errorf("trust the origin %s: %w", origin, err)
+		}
+	}
 	crossOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		newProblem(http.StatusForbidden, "cross-origin",
 			"a page of another origin may not change anything here; call the API from its own origin or from outside a browser").
 			write(w, r)
 	}))
-	return chi.Middlewares{withRequestID, a.observe, a.recoverPanics, secure, canonicalPath, crossOrigin.Handler,
-		middleware.GetHead, a.withDeadline}
+	all := chi.Middlewares{withRequestID, a.observe, a.recoverPanics, secure}
+	if len(origins) > 0 { // without any, the library would take all
+		all = append(all, cors.Handler(cors.Options{
+			AllowedOrigins: origins,
+			AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
+			AllowedHeaders: []string{"Authorization", "Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id"},
+			ExposedHeaders: []string{"ETag", "Location", "Retry-After", "X-Request-Id", "Idempotency-Replayed"},
+			MaxAge:         600,
+		}))
+	}
+	return append(all, canonicalPath, crossOrigin.Handler, middleware.GetHead, a.withDeadline), nil
 }
 
 type contextKey int
 
-const requestIDKey contextKey = iota
+const (
+	requestIDKey contextKey = iota
+	visitKey
+)
 
 var requestIDPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}$`)
 
 // withRequestID takes over the client's X-Request-Id when it is harmless, makes one otherwise, and repeats it in the
-// answer.
+// answer. One that looks like a credential is not harmless: ids are logged and stored.
 func withRequestID(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get("X-Request-Id")
-		if !requestIDPattern.MatchString(id) {
+		if !requestIDPattern.MatchString(id) || access.Mask(id) != id {
 			id = definition.NewID()
 		}
 		w.Header().Set("X-Request-Id", id)
@@ -52,10 +72,36 @@ func requestID(ctx context.Context) string {
 	return id
 }
 
-// observe counts the request and, at level debug, logs it.
+// visit is what is known of who makes a request: the address at once, the caller's id when it has been found out.
+type visit struct {
+	address string
+	caller  string
+}
+
+func visitOf(ctx context.Context) *visit {
+	if v, ok := ctx.Value(visitKey).(*visit); ok {
+		return v
+	}
+	return &visit{}
+}
+
+// Bounds of what clients choose and the log repeats, in bytes.
+const (
+	maxLoggedPath  = 500
+	maxLoggedAgent = 200
+)
+
+// observe counts the request and logs it: at level info when there is to be an access log, otherwise at level debug. The query is left
+// out, and what looks like a credential is masked wherever a client may have put it.
 func (a *API) observe(next http.Handler) http.Handler {
+	level := slog.LevelDebug
+	if a.accessLog {
+		level = slog.LevelInfo
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
+		v := &visit{address: clientAddress(r, a.proxies)}
+		r = r.WithContext(context.WithValue(r.Context(), visitKey, v))
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		defer func() {
 			status := ww.Status()
@@ -64,13 +110,21 @@ func (a *API) observe(next http.Handler) http.Handler {
 			}
 			took := time.Since(begin)
 			a.metrics.observe(r.Method, routeOf(r), status, took)
-			a.log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("method", r.Method),
-				slog.String("path", r.URL.Path), slog.Int("status", status), slog.Int("bytes", ww.BytesWritten()),
-				slog.Duration("took", took), slog.String("request_id", requestID(r.Context())))
+			if !a.log.Enabled(r.Context(), level) {
+				return
+			}
+			a.log.LogAttrs(r.Context(), level, "request", slog.String("method", harmless(r.Method, 20)),
+				slog.String("path", harmless(r.URL.Path, maxLoggedPath)), slog.String("route", routeOf(r)), slog.Int("status", status),
+				slog.Int("bytes", ww.BytesWritten()), slog.Duration("took", took), slog.String("request_id", requestID(r.Context())),
+				slog.String("caller", v.caller), slog.String("address", v.address),
+				slog.String("user_agent", harmless(r.UserAgent(), maxLoggedAgent)))
 		}()
 		next.ServeHTTP(ww, r)
 	})
 }
+
+// harmless is a client's text as it may be logged.
+func harmless(text string, most int) string { return access.Mask(clip(text, most)) }
 
 // routeOf returns the pattern that the request matched, so that metrics have one series for each route.
 func routeOf(r *http.Request) string {
@@ -113,6 +167,10 @@ func secure(next http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		if r.TLS != nil { // over http it would be ignored, and a proxy that adds TLS says it itself
+			h.Set("Strict-Transport-Security", "max-age=31536000")
+		}
 		next.ServeHTTP(w, r)
 	})
 }

@@ -24,8 +24,12 @@ const (
 
 // routes declares the whole surface. Each path answers with and without a trailing slash, and HEAD wherever there is a
 // GET (see middleware.go).
-func (a *API) routes(health, ready http.Handler) error {
-	a.router.Use(a.middleware()...)
+func (a *API) routes(health, ready http.Handler, origins []string) error {
+	around, err := a.middleware(origins)
+	if err != nil {
+		return err
+	}
+	a.router.Use(around...)
 	a.router.NotFound(a.routeNotFound)
 	a.router.MethodNotAllowed(a.methodNotAllowed)
 	a.huma.UseMiddleware(a.authorize, checkQuery)

@@ -1,12 +1,14 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
@@ -179,29 +181,71 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 	}
 }
 
+// TestHeaders: the headers of each kind of answer, whole, but for the length and the id.
 func TestHeaders(t *testing.T) {
 	t.Parallel()
+	o := testOptions()
+	o.Access = nobody{}
+	closed := newAPI(t, o)
 	a := newAPI(t, testOptions())
-	for _, path := range []string{"/runs", "/nowhere", "/docs", "/runs?x=1"} {
-		h := call(t, a, "GET", path, "").Header()
-		if h.Get("X-Content-Type-Options") != "nosniff" || !strings.HasPrefix(h.Get("Content-Security-Policy"), "default-src 'none'") {
-			t.Errorf("%s: %v", path, h)
-		}
-		if path != "/docs" && h.Get("Cache-Control") != "no-store" {
-			t.Errorf("%s: Cache-Control %q", path, h.Get("Cache-Control"))
+	const hsts = "Strict-Transport-Security: max-age=31536000"
+	common := []string{"Cross-Origin-Resource-Policy: same-origin", "Referrer-Policy: no-referrer", "X-Content-Type-Options: nosniff"}
+	api := append([]string{"Cache-Control: no-store", "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'"}, common...)
+	page := append([]string{"Cache-Control: no-cache", "Content-Security-Policy: " + docsPolicy}, common...)
+	for _, test := range []struct {
+		api          *API
+		method, path string
+		want         []string
+	}{
+		{a, "GET", "/runs", append([]string{"Content-Type: application/json"}, api...)},
+		{a, "HEAD", "/runs", append([]string{"Content-Type: application/json"}, api...)},
+		{a, "GET", "/runs?x=1", append([]string{"Content-Type: application/problem+json"}, api...)},
+		{a, "GET", "/nowhere", append([]string{"Content-Type: application/problem+json"}, api...)},
+		{a, "GET", "/activity-definitions/" + someID, append([]string{"Content-Type: application/problem+json"}, api...)}, // 500
+		{a, "OPTIONS", "/runs", append([]string{"Allow: GET, HEAD", "Content-Type: application/problem+json"}, api...)},
+		{a, "GET", "/healthz", api},
+		{a, "GET", "/docs", append([]string{"Content-Type: text/html; charset=utf-8"}, page...)},
+		{a, "GET", "/openapi.json", append([]string{"Content-Type: application/openapi+json"}, page...)},
+		{closed, "GET", "/runs", append([]string{"Content-Type: application/problem+json",
+			`Www-Authenticate: Bearer realm="activity-core"`}, api...)},
+	} {
+		for _, scheme := range []string{"http", "https"} {
+			want := slices.Clone(test.want)
+			if scheme == "https" {
+				want = append(want, hsts)
+			}
+			var got []string
+			for name, values := range call(t, test.api, test.method, scheme+"://api.example"+test.path, "").Header() {
+				if name == "Content-Length" || name == "X-Request-Id" || name == "Etag" {
+					continue
+				}
+				got = append(got, name+": "+strings.Join(values, " | "))
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			if !slices.Equal(got, want) {
+				t.Errorf("%s %s over %s:\n got %q\nwant %q", test.method, test.path, scheme, got, want)
+			}
 		}
 	}
 	if got := call(t, a, "GET", "/runs", "", "X-Request-Id", "abc-123").Header().Get("X-Request-Id"); got != "abc-123" {
 		t.Errorf("a sane request id became %q", got)
 	}
-	for _, bad := range []string{"a b", "\"quoted\"", strings.Repeat("x", 129), "-x"} {
+	for _, bad := range []string{"a b", "\"quoted\"", strings.Repeat("x", 129), "-x", access.NewToken(), "eyJhbGciOiJub25lIn0.e30."} {
 		if got := call(t, a, "GET", "/runs", "", "X-Request-Id", bad).Header().Get("X-Request-Id"); got == bad || len(got) != 36 {
 			t.Errorf("the request id %q became %q", bad, got)
 		}
 	}
 }
 
-// TestHostIsNotReflected asks with a forged Host header: no answer repeats it.
+// nobody lets nobody in.
+type nobody struct{}
+
+func (nobody) Authenticate(context.Context, string) (access.Caller, error) {
+	return access.Caller{}, access.ErrUnknown
+}
+
+// TestHostIsNotReflected asks with a forged Host header, and with those by which proxies tell of it: no answer repeats it.
 func TestHostIsNotReflected(t *testing.T) {
 	t.Parallel()
 	o := testOptions()
@@ -216,7 +260,9 @@ func TestHostIsNotReflected(t *testing.T) {
 		{"GET", "http://evil.example/nowhere", ""},
 		{"POST", "http://evil.example/activity-definitions/", `{"name":"a","trigger_config":{"trigger_type":"manual"}}`},
 	} {
-		w := call(t, a, test[0], test[1], test[2])
+		w := call(t, a, test[0], test[1], test[2], "X-Forwarded-Host", "evil.example", "X-Forwarded-Proto", "evil.example",
+			"X-Forwarded-Prefix", "/evil.example", "Forwarded", "host=evil.example", "X-Original-Url", "/evil.example",
+			"X-Rewrite-Url", "/evil.example", "Referer", "http://evil.example/")
 		all := w.Body.String()
 		for name, values := range w.Header() {
 			all += name + ": " + strings.Join(values, ",") + "\n"

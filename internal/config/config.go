@@ -8,11 +8,13 @@ package config
 
 import (
 	"log/slog"
+	"net/netip"
 	"strconv"
 	"time"
 
 	"go.temporal.io/sdk/client"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/egress"
 )
 
@@ -121,6 +123,37 @@ type Metrics struct {
 	PerDefinition bool
 }
 
+// OIDC says which identity provider's tokens name people, and what they may
+// do.
+type OIDC struct {
+	// Issuer is the provider's address, exactly as it stands in its tokens
+	// (ACTCORE_OIDC_ISSUER). It is https, or http on this machine.
+	Issuer string
+	// Audience is whom the tokens must be for (ACTCORE_OIDC_AUDIENCE,
+	// required with an issuer).
+	Audience string
+	// Algorithms are the signatures that are believed
+	// (ACTCORE_OIDC_ALGORITHMS, some of [access.Algorithms], default
+	// RS256,ES256).
+	Algorithms []string
+	// Claim is where a token has a person's groups (ACTCORE_OIDC_CLAIM,
+	// default groups).
+	Claim string
+	// Grants are what the groups may do (ACTCORE_OIDC_GRANTS, required with
+	// an issuer).
+	Grants access.Grants
+}
+
+// TLS is the certificate of a server: paths of files in PEM, which can be
+// used.
+type TLS struct {
+	// Cert and Key go together (ACTCORE_TLS_CERT, ACTCORE_TLS_KEY).
+	Cert, Key string
+	// ClientCA is the CAs whose certificates clients must show
+	// (ACTCORE_TLS_CLIENT_CA), or empty.
+	ClientCA string
+}
+
 // API is the configuration of cmd/api.
 type API struct {
 	DB       DB
@@ -134,6 +167,19 @@ type API struct {
 	// AuthOff lets everybody do everything (ACTCORE_AUTH=off; default
 	// required). It goes only with a loopback address.
 	AuthOff bool
+	// OIDC is the identity provider of people; nil for none.
+	OIDC *OIDC
+	// TLS is the certificate of the REST API; nil to speak HTTP.
+	TLS *TLS
+	// Origins are those whose pages may call the API from browsers
+	// (ACTCORE_CORS_ORIGINS, default none).
+	Origins []string
+	// TrustedProxies are where proxies are whose X-Forwarded-For is believed
+	// (ACTCORE_TRUSTED_PROXIES, default none).
+	TrustedProxies []netip.Prefix
+	// AccessLog logs every request (ACTCORE_ACCESS_LOG, on or off, default
+	// off).
+	AccessLog bool
 	// TemporalUI is where people find Temporal's Web UI, without a slash at the
 	// end (ACTCORE_TEMPORAL_UI_URL, optional). Runs then link to their
 	// workflows.
@@ -210,8 +256,13 @@ func LoadAPI(getenv func(string) string) (API, error) {
 		Metrics:  e.metrics(DefaultAPIMetricsAddr),
 		Addr:     e.addr("ACTCORE_API_ADDR", DefaultAPIAddr),
 
-		AuthOff:    e.authOff(),
-		TemporalUI: e.webAddress("ACTCORE_TEMPORAL_UI_URL", "http://localhost:8080"),
+		AuthOff:        e.authOff(),
+		OIDC:           e.oidc(),
+		TLS:            e.tls(),
+		Origins:        e.origins(),
+		TrustedProxies: e.trustedProxies(),
+		AccessLog:      e.onOff("ACTCORE_ACCESS_LOG", false),
+		TemporalUI:     e.webAddress("ACTCORE_TEMPORAL_UI_URL", "http://localhost:8080"),
 	}
 	if cfg.Addr != "" && cfg.Addr == cfg.Metrics.Addr && !anyPort(cfg.Addr) {
 		e.fault("ACTCORE_API_ADDR", "is the same as PROMETHEUS_BIND_ADDR", "the two must differ", DefaultAPIAddr)

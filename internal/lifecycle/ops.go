@@ -82,9 +82,13 @@ func Listen(variable, addr string) (net.Listener, error) {
 	return listener, nil
 }
 
+// httpSlop is what net/http reads beyond MaxHeaderBytes before it gives up.
+const httpSlop = 4 << 10
+
 // NewHTTPServer returns a server with the limits that every listener of ours
 // has: 5 s for the request's head, 15 s for all of the request, 30 s until the
-// answer is written, 60 s idle, 64 KiB of headers.
+// answer is written, 60 s idle, 64 KiB of headers. With a TLSConfig (see
+// [NewTLS]) it serves HTTPS; the 5 s are then for the handshake as well.
 func NewHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           handler,
@@ -92,7 +96,7 @@ func NewHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       60 * time.Second,
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    64<<10 - httpSlop,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 }
@@ -101,11 +105,18 @@ func NewHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {
 // shorter than DefaultStopTimeout, so that Serve ends before it is given up.
 const shutdownTimeout = 8 * time.Second
 
-// Serve runs server on listener until ctx ends, then lets the requests in
-// flight finish for up to 8 s and cuts off the rest.
+// Serve runs server on listener, over TLS when it has a TLSConfig, until ctx
+// ends, then lets the requests in flight finish for up to 8 s and cuts off the
+// rest.
 func Serve(ctx context.Context, server *http.Server, listener net.Listener) error {
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
+	go func() {
+		if server.TLSConfig != nil {
+			failed <- server.ServeTLS(listener, "", "")
+			return
+		}
+		failed <- server.Serve(listener)
+	}()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve on %s: %w", listener.Addr(), err)
