@@ -20,7 +20,7 @@ import (
 func (a *API) middleware() chi.Middlewares {
 	crossOrigin := http.NewCrossOriginProtection()
 	crossOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		newProblem(http.StatusForbidden, "cross-origin",
+		newProblem(http.StatusForbidden, kindCrossOrigin,
 			"a page of another origin may not change anything here; call the API from its own origin or from outside a browser").
 			write(w, r)
 	}))
@@ -172,7 +172,7 @@ func (a *API) withDeadline(next http.Handler) http.Handler {
 }
 
 func (a *API) routeNotFound(w http.ResponseWriter, r *http.Request) {
-	newProblem(http.StatusNotFound, "no-such-route", "there is no route %s; /docs lists all of them", clip(r.URL.Path, 100)).
+	newProblem(http.StatusNotFound, kindNoSuchRoute, "there is no route %s; /docs lists all of them", clip(r.URL.Path, 100)).
 		write(w, r)
 }
 
@@ -192,7 +192,7 @@ func (a *API) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	list := strings.Join(allowed, ", ")
-	p := newProblem(http.StatusMethodNotAllowed, "method-not-allowed", "%s is not possible on %s; possible are %s",
+	p := newProblem(http.StatusMethodNotAllowed, kindMethod, "%s is not possible on %s; possible are %s",
 		clip(r.Method, 20), clip(r.URL.Path, 100), list)
 	p.headers = http.Header{"Allow": {list}}
 	p.write(w, r)
