@@ -158,7 +158,7 @@ type authenticator interface {
 	Authenticate(ctx context.Context, credential string) (access.Caller, error)
 }
 
-// Options are what New needs. All but Access and TemporalUI are required.
+// Options are what New needs. All but Access, Limits and TemporalUI are required.
 type Options struct {
 	Store   Store
 	Ledger  runLedger
@@ -172,6 +172,8 @@ type Options struct {
 	Registerer    prometheus.Registerer
 	// Access finds out who calls; nil lets everybody do everything, as access.Anonymous.
 	Access authenticator
+	// Limits are how many requests are served; the zero value limits none.
+	Limits Limits
 	// TemporalUI is the address of the namespace's page in Temporal's Web UI; "" when there is none.
 	TemporalUI string
 }
@@ -184,6 +186,7 @@ type API struct {
 	syncer     scheduleSyncer
 	fullSyncer fullSyncer
 	access     authenticator // nil: everybody may do everything
+	limits     *limits
 	log        *slog.Logger
 	metrics    *httpMetrics
 	router     *chi.Mux
@@ -221,6 +224,7 @@ func New(o Options) (*API, error) {
 	a := &API{
 		store: o.Store, ledger: o.Ledger, stopper: o.Stopper, syncer: o.Syncer, fullSyncer: o.FullSyncer, access: o.Access, log: o.Log,
 		metrics:    metrics,
+		limits:     newLimits(o.Limits),
 		temporalUI: o.TemporalUI,
 		router:     router, huma: humachi.New(router, documentConfig()),
 		now: time.Now, fullSyncLimit: fullSyncTimeout,

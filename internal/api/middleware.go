@@ -24,7 +24,7 @@ func (a *API) middleware() chi.Middlewares {
 			"a page of another origin may not change anything here; call the API from its own origin or from outside a browser").
 			write(w, r)
 	}))
-	return chi.Middlewares{withRequestID, a.observe, a.recoverPanics, secure, canonicalPath, crossOrigin.Handler,
+	return chi.Middlewares{withRequestID, a.observe, a.recoverPanics, secure, canonicalPath, a.limitAddress, crossOrigin.Handler,
 		middleware.GetHead, a.withDeadline}
 }
 
