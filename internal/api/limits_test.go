@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
@@ -257,39 +258,38 @@ func TestLimitOfCredentialsWhileStorageIsAway(t *testing.T) {
 // A new client sends many requests at once. Its credential is looked at once, also when the first of them is given up.
 func TestManyFirstRequests(t *testing.T) {
 	t.Parallel()
-	a := newLimitedAPI(t, Limits{FailedCredentials: 2})
-	begun, gate := make(chan string, 100), make(chan struct{})
-	a.keys.begun, a.keys.gate = begun, gate
-	ctx, giveUp := context.WithCancel(t.Context())
-	first, others := make(chan int, 1), make(chan int, 50)
-	ask := func(ctx context.Context, codes chan<- int) {
-		r := httptest.NewRequestWithContext(ctx, "GET", "/runs", nil)
-		r.RemoteAddr = home
-		r.Header.Set("Authorization", "Bearer anna")
-		w := httptest.NewRecorder()
-		a.ServeHTTP(w, r)
-		codes <- w.Code
-	}
-	go ask(ctx, first)
-	<-begun
-	for range 50 {
-		go ask(t.Context(), others)
-	}
-	giveUp()
-	close(gate)
-	<-first
-	for range 50 {
-		if code := <-others; code != 200 {
-			t.Fatalf("a request is answered %d", code)
+	synctest.Test(t, func(t *testing.T) {
+		a := newLimitedAPI(t, Limits{FailedCredentials: 2})
+		begun, gate := make(chan string, 100), make(chan struct{})
+		a.keys.begun, a.keys.gate = begun, gate
+		ctx, giveUp := context.WithCancel(t.Context())
+		first, others := make(chan int, 1), make(chan int, 50)
+		ask := func(ctx context.Context, codes chan<- int) {
+			r := httptest.NewRequestWithContext(ctx, "GET", "/runs", nil)
+			r.RemoteAddr = home
+			r.Header.Set("Authorization", "Bearer anna")
+			w := httptest.NewRecorder()
+			a.ServeHTTP(w, r)
+			codes <- w.Code
 		}
-	}
-	if a.keys.ended != 0 {
-		t.Errorf("%d looks ended with the request that began them", a.keys.ended)
-	}
-	// Those that came after the first look was over were looked at again, as ones that were good before.
-	if w := a.ask(t, "GET", "/runs", "bob", home); w.Code != 200 {
-		t.Errorf("another new one: %d %s", w.Code, w.Body)
-	}
+		go ask(ctx, first)
+		<-begun
+		for range 50 {
+			go ask(t.Context(), others)
+		}
+		synctest.Wait() // all of them wait now
+		giveUp()
+		close(gate)
+		<-first
+		for range 50 {
+			if code := <-others; code != 200 {
+				t.Fatalf("a request is answered %d", code)
+			}
+		}
+		if n := a.keys.take(); n != 1 || a.keys.ended != 0 {
+			t.Errorf("the credential was looked at %d times, %d of which ended with the request that began them; want 1 and 0", n, a.keys.ended)
+		}
+	})
 }
 
 // A flood of addresses does not grow the memory beyond its bound, and what is used goes on being counted.
