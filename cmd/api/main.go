@@ -98,6 +98,7 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 	handler, err := api.New(api.Options{
 		Store: store, Ledger: runs, Stopper: stopper, Syncer: schedules, TemporalUI: temporalUI(cfg),
 		FullSyncer: fullSync{schedules: schedules, temporal: temporalCheck, stopping: ctx.Done()},
+		Limits:     api.Limits{Caller: cfg.RateLimit, Address: cfg.RateLimitAddress, FailedCredentials: api.DefaultFailedCredentials},
 		Health:     http.HandlerFunc(lifecycle.Healthz), Ready: readiness, Log: log, Registerer: registry,
 	})
 	if err != nil {

@@ -26,14 +26,18 @@ const (
 // authorize is huma middleware that finds out who calls and lets only those in who may. An operation that names no role is closed to
 // everybody.
 func (a *API) authorize(ctx huma.Context, next func(huma.Context)) {
-	caller, err := a.caller(ctx.Context(), ctx.Header("Authorization"))
+	visit := visitOf(ctx.Context())
+	caller, err := a.caller(ctx.Context(), ctx.Header("Authorization"), visit.address)
 	if err != nil {
 		writeProblem(ctx, a.problem(ctx.Context(), err))
 		return
 	}
-	visit := visitOf(ctx.Context())
 	visit.caller = caller.ID
 	caller.Address, caller.RequestID = visit.address, requestID(ctx.Context())
+	if p := a.limitCaller(caller); p != nil { // what is refused below counts, too
+		writeProblem(ctx, p)
+		return
+	}
 	needed, _ := ctx.Operation().Extensions[roleExtension].(access.Role)
 	if !caller.Role.Allows(needed) {
 		writeProblem(ctx, forbidden(caller, needed))
@@ -48,8 +52,8 @@ func (a *API) authorize(ctx huma.Context, next func(huma.Context)) {
 	next(huma.WithContext(ctx, access.With(ctx.Context(), caller)))
 }
 
-// caller returns who shows the header.
-func (a *API) caller(ctx context.Context, header string) (access.Caller, error) {
+// caller returns who shows the header, from an address.
+func (a *API) caller(ctx context.Context, header, address string) (access.Caller, error) {
 	if a.access == nil {
 		return access.Anonymous, nil
 	}
@@ -58,7 +62,7 @@ func (a *API) caller(ctx context.Context, header string) (access.Caller, error) 
 	if !strings.EqualFold(scheme, bearerScheme) || credential == "" {
 		return access.Caller{}, unauthorized("the request has no credential: send the header Authorization: Bearer <token>", "")
 	}
-	caller, err := a.access.Authenticate(ctx, credential)
+	caller, err := a.authenticate(ctx, credential, address)
 	if errors.Is(err, access.ErrUnknown) {
 		return caller, unauthorized(err.Error(), "invalid_token")
 	}

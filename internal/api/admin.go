@@ -25,7 +25,7 @@ func (a *API) syncAll(ctx context.Context, in *fullSyncInput) (*fullSyncOutput, 
 		return nil, err
 	}
 	if !a.fullSync.TryLock() {
-		return nil, newProblem(http.StatusConflict, "sync-running",
+		return nil, newProblem(http.StatusConflict, kindSyncRunning,
 			"this process is comparing all schedules already; ask again when that has ended, in %s at the latest", a.fullSyncLimit)
 	}
 	defer a.fullSync.Unlock()

@@ -125,7 +125,7 @@ func TestFullSyncTakesItsTime(t *testing.T) {
 	}
 	status, body, err := post()
 	if want := `"detail":"this process is comparing all schedules already; ask again when that has ended, in 5m0s at the latest"`; err != nil ||
-		status != 409 || !strings.Contains(body, want) || !strings.Contains(body, `"urn:activity-core:problem:sync-running"`) {
+		status != 409 || !strings.Contains(body, want) || !strings.Contains(body, `"/problems/sync-running"`) {
 		t.Errorf("a second one: %d %s %v", status, body, err)
 	}
 	if got := <-first; got.err != nil || got.status != 200 || !strings.Contains(got.body, `"unchanged":1`) {

@@ -174,6 +174,8 @@ type Options struct {
 	Registerer    prometheus.Registerer
 	// Access finds out who calls; nil lets everybody do everything, as access.Anonymous.
 	Access authenticator
+	// Limits are how many requests are served; the zero value limits none.
+	Limits Limits
 	// TemporalUI is the address of the namespace's page in Temporal's Web UI; "" when there is none.
 	TemporalUI string
 	// Origins are those whose pages may call the API from browsers, as in https://console.example; nil for none but its own.
@@ -192,6 +194,7 @@ type API struct {
 	syncer     scheduleSyncer
 	fullSyncer fullSyncer
 	access     authenticator // nil: everybody may do everything
+	limits     *limits
 	log        *slog.Logger
 	metrics    *httpMetrics
 	router     *chi.Mux
@@ -231,6 +234,7 @@ func New(o Options) (*API, error) {
 	a := &API{
 		store: o.Store, ledger: o.Ledger, stopper: o.Stopper, syncer: o.Syncer, fullSyncer: o.FullSyncer, access: o.Access, log: o.Log,
 		metrics:    metrics,
+		limits:     newLimits(o.Limits),
 		temporalUI: o.TemporalUI, proxies: o.TrustedProxies, accessLog: o.AccessLog,
 		router: router, huma: humachi.New(router, documentConfig()),
 		now: time.Now, fullSyncLimit: fullSyncTimeout,

@@ -352,9 +352,10 @@ func wantProblem(t testing.TB, w *httptest.ResponseRecorder, status int, kind st
 		t.Errorf("Content-Type %q, want %q", got, problemType)
 	}
 	p := decode[Problem](t, w)
-	if p.Type != problemURN+kind || p.Status != status || p.Title == "" || p.Detail == "" {
-		t.Errorf("problem %+v, want type %s, status %d, a title and a detail", p, problemURN+kind, status)
+	if p.Type != problemsPath+kind || p.Status != status || p.Detail == "" {
+		t.Errorf("problem %+v, want type %s, status %d and a detail", p, problemsPath+kind, status)
 	}
+	wantExplained(t, p)
 	if p.RequestID == "" || p.RequestID != w.Header().Get("X-Request-Id") {
 		t.Errorf("request_id %q, header X-Request-Id %q: want them equal", p.RequestID, w.Header().Get("X-Request-Id"))
 	}

@@ -129,7 +129,7 @@ func (a *API) backfillActive(ctx context.Context, definitionID string) *Problem 
 	if err == nil && len(list) > 0 && list[0].Status == definition.BackfillActive {
 		which, cancel = " ("+list[0].ID+")", "POST /backfills/"+list[0].ID+"/cancel"
 	}
-	return newProblem(http.StatusConflict, "backfill-active",
+	return newProblem(http.StatusConflict, kindBackfillActive,
 		"a backfill of this definition is active already%s: wait until it has ended, or cancel it with %s", which, cancel)
 }
 

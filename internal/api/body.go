@@ -25,11 +25,11 @@ func readBody(ctx huma.Context, limit int, types ...string) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(ctx.BodyReader(), int64(limit)+1))
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, newProblem(http.StatusRequestTimeout, "slow-body", "the body did not arrive in time; send it again")
+		return nil, newProblem(http.StatusRequestTimeout, kindSlowBody, "the body did not arrive in time; send it again")
 	case err != nil:
-		return nil, newProblem(http.StatusBadRequest, "unreadable-body", "the body could not be read to its end; send it again")
+		return nil, newProblem(http.StatusBadRequest, kindUnreadableBody, "the body could not be read to its end; send it again")
 	case len(data) > limit:
-		p := newProblem(http.StatusRequestEntityTooLarge, "too-large",
+		p := newProblem(http.StatusRequestEntityTooLarge, kindTooLarge,
 			"the body is larger than %d KiB, which is the most that is allowed here", limit>>10)
 		p.Errors = []Fault{{Field: "body", Rule: "max_bytes", Message: p.Detail}}
 		return nil, p
@@ -37,13 +37,13 @@ func readBody(ctx huma.Context, limit int, types ...string) ([]byte, error) {
 		return nil, nil
 	}
 	if encoding := ctx.Header("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return nil, newProblem(http.StatusUnsupportedMediaType, "unsupported-media-type",
+		return nil, newProblem(http.StatusUnsupportedMediaType, kindMediaType,
 			"the body has the Content-Encoding %q, which is not understood here: send it uncompressed", clip(encoding, 40))
 	}
 	if given := ctx.Header("Content-Type"); given != "" {
 		media, _, err := mime.ParseMediaType(given)
 		if err != nil || !slices.Contains(types, media) {
-			return nil, newProblem(http.StatusUnsupportedMediaType, "unsupported-media-type",
+			return nil, newProblem(http.StatusUnsupportedMediaType, kindMediaType,
 				"the body has the Content-Type %q: send JSON with the header Content-Type: %s", clip(given, 60),
 				strings.Join(types, " or "))
 		}

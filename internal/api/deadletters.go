@@ -131,7 +131,7 @@ func (a *API) moveDeadLetter(ctx context.Context, idText string, move moveOpen,
 
 // notOpen is the answer to moving a dead letter about which somebody has done something already.
 func notOpen(l definition.StoredDeadLetter) *Problem {
-	const kind = "dead-letter-not-open"
+	const kind = kindDeadLetterNotOpen
 	what := ""
 	switch l.Status {
 	case definition.DeadLetterRetrying:

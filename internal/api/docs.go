@@ -44,17 +44,19 @@ type file struct {
 	gzip bool // data is compressed
 	kind string
 	etag string
+
+	policy string // what its page may load
 }
 
 func newFile(data []byte, kind string, compressed bool) *file {
 	sum := sha256.Sum256(data)
-	return &file{data: data, gzip: compressed, kind: kind, etag: `W/"` + hex.EncodeToString(sum[:8]) + `"`}
+	return &file{data: data, gzip: compressed, kind: kind, etag: `W/"` + hex.EncodeToString(sum[:8]) + `"`, policy: docsPolicy}
 }
 
 func (f *file) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", f.kind)
-	h.Set("Content-Security-Policy", docsPolicy)
+	h.Set("Content-Security-Policy", f.policy)
 	h.Set("Cache-Control", "no-cache") // may be stored, but must be asked for
 	h.Set("ETag", f.etag)
 	data := f.data

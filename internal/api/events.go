@@ -176,11 +176,11 @@ func (a *API) getEvent(ctx context.Context, in *eventIDInput) (*eventOutput, err
 // unknownEvent is the answer to an id of which nothing is known. What that means depends on what is recorded.
 func unknownEvent(id string, unmatchedSince *time.Time) *Problem {
 	if unmatchedSince == nil {
-		return newProblem(http.StatusNotFound, "not-found",
+		return newProblem(http.StatusNotFound, kindNotFound,
 			"nothing is known of event %s: events that match nothing are not recorded (ACTCORE_RECORD_UNMATCHED=true on the router "+
 				"turns that on), so it matched nothing, or it never came", id)
 	}
-	return newProblem(http.StatusNotFound, "not-found",
+	return newProblem(http.StatusNotFound, kindNotFound,
 		"nothing is known of event %s: events that match nothing are recorded since %s, so it never came, or it came before that "+
 			"or so long ago that its record was removed", id, rfc3339(*unmatchedSince))
 }

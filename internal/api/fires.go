@@ -67,7 +67,7 @@ func (a *API) nextFires(ctx context.Context, in *nextFiresInput) (*firesOutput, 
 
 // noSlots is the answer to a question about the times of a definition that has none.
 func noSlots(id string, trigger definition.TriggerType) *Problem {
-	return newProblem(http.StatusConflict, "no-slots",
+	return newProblem(http.StatusConflict, kindNoSlots,
 		"definition %s has a trigger of type %s, which has no times of its own; cron and scheduled ones have", id, trigger)
 }
 

@@ -17,6 +17,7 @@ import (
 type httpMetrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	limited  *prometheus.CounterVec
 }
 
 func newHTTPMetrics(registerer prometheus.Registerer) (*httpMetrics, error) {
@@ -30,11 +31,18 @@ func newHTTPMetrics(registerer prometheus.Registerer) (*httpMetrics, error) {
 			Help:    "Time from reading a request's headers to the end of its answer.",
 			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"method", "route"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "actcore_http_limited_total",
+			Help: "Requests refused with 429, by the limit that they met: caller, address or credential.",
+		}, []string{"limit"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.limited} {
 		if err := registerer.Register(c); err != nil {
 			return nil, fmt.Errorf("api: register metrics: %w", err)
 		}
+	}
+	for _, limit := range []string{limitCaller, limitAddress, limitCredential} {
+		m.limited.WithLabelValues(limit) // 0 from the start, so that the first one is an increase
 	}
 	return m, nil
 }

@@ -28,7 +28,7 @@ func (a *API) middleware(origins []string) (chi.Middlewares, error) {
 		}
 	}
 	crossOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		newProblem(http.StatusForbidden, "cross-origin",
+		newProblem(http.StatusForbidden, kindCrossOrigin,
 			"a page of another origin may not change anything here; call the API from its own origin or from outside a browser").
 			write(w, r)
 	}))
@@ -42,7 +42,7 @@ func (a *API) middleware(origins []string) (chi.Middlewares, error) {
 			MaxAge:         600,
 		}))
 	}
-	return append(all, canonicalPath, crossOrigin.Handler, middleware.GetHead, a.withDeadline), nil
+	return append(all, canonicalPath, a.limitAddress, crossOrigin.Handler, middleware.GetHead, a.withDeadline), nil
 }
 
 type contextKey int
@@ -230,7 +230,7 @@ func (a *API) withDeadline(next http.Handler) http.Handler {
 }
 
 func (a *API) routeNotFound(w http.ResponseWriter, r *http.Request) {
-	newProblem(http.StatusNotFound, "no-such-route", "there is no route %s; /docs lists all of them", clip(r.URL.Path, 100)).
+	newProblem(http.StatusNotFound, kindNoSuchRoute, "there is no route %s; /docs lists all of them", clip(r.URL.Path, 100)).
 		write(w, r)
 }
 
@@ -250,7 +250,7 @@ func (a *API) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	list := strings.Join(allowed, ", ")
-	p := newProblem(http.StatusMethodNotAllowed, "method-not-allowed", "%s is not possible on %s; possible are %s",
+	p := newProblem(http.StatusMethodNotAllowed, kindMethod, "%s is not possible on %s; possible are %s",
 		clip(r.Method, 20), clip(r.URL.Path, 100), list)
 	p.headers = http.Header{"Allow": {list}}
 	p.write(w, r)

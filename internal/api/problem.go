@@ -18,7 +18,6 @@ import (
 
 const (
 	problemType = "application/problem+json"
-	problemURN  = "urn:activity-core:problem:"
 
 	// retryAfter is the answer to "when may I try again?" while the storage is away, in seconds.
 	retryAfter = 2
@@ -26,8 +25,8 @@ const (
 
 // Problem is the body of every error (RFC 9457).
 type Problem struct {
-	Type      string  `json:"type" doc:"What kind of problem it is. Stable; compare this, not the texts." example:"urn:activity-core:problem:invalid"`
-	Title     string  `json:"title" doc:"The kind in words." example:"Unprocessable Entity"`
+	Type      string  `json:"type" doc:"What kind of problem it is: a path of this API that explains it. Stable; compare this, not the texts. More may be added."`
+	Title     string  `json:"title" doc:"The kind in words, the same for all problems of the kind." example:"The request breaks a rule"`
 	Status    int     `json:"status" doc:"The HTTP status." example:"422"`
 	Detail    string  `json:"detail" doc:"What is wrong with this request, and what to do." example:"name: is required"`
 	Errors    []Fault `json:"errors,omitempty" nullable:"false" doc:"Each field that is at fault."`
@@ -69,11 +68,10 @@ func init() {
 
 // humaProblem is the problem for errors that huma collected. A problem of our own among them is the answer.
 func humaProblem(status int, detail string, errs []error) *Problem {
-	p := newProblem(status, "invalid", "%s", detail)
 	if status >= 500 {
-		p.Type = problemURN + "internal"
-		return p // whatever errs hold is not for the client
+		return newProblem(status, kindInternal, "%s", detail) // whatever errs hold is not for the client
 	}
+	p := newProblem(status, kindInvalid, "%s", detail)
 	for _, err := range errs {
 		var own *Problem
 		if errors.As(err, &own) {
@@ -91,10 +89,9 @@ func humaProblem(status int, detail string, errs []error) *Problem {
 	return p
 }
 
-func newProblem(status int, kind, format string, args ...any) *Problem {
-	return &Problem{
-		Type: problemURN + kind, Title: http.StatusText(status), Status: status, Detail: fmt.Sprintf(format, args...),
-	}
+// newProblem makes a problem of a kind that problems.go explains.
+func newProblem(status int, kind problemKind, format string, args ...any) *Problem {
+	return &Problem{Type: kind.typeURI(), Title: kind.title(), Status: status, Detail: fmt.Sprintf(format, args...)}
 }
 
 // invalidProblem answers bad input: 400 when it is not JSON at all, 422 when it breaks a rule.
@@ -105,11 +102,11 @@ func invalidProblem(err *definition.InvalidError) *Problem {
 			named.Fields[i].Field = "body" // the document as a whole
 		}
 	}
-	p := newProblem(http.StatusUnprocessableEntity, "invalid", "%s", named.Error())
+	p := newProblem(http.StatusUnprocessableEntity, kindInvalid, "%s", named.Error())
 	for _, f := range named.Fields {
 		p.Errors = append(p.Errors, Fault(f))
 		if f.Rule == "json" {
-			p.Type, p.Status, p.Title = problemURN+"not-json", http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
+			p.Type, p.Status, p.Title = kindNotJSON.typeURI(), http.StatusBadRequest, kindNotJSON.title()
 		}
 	}
 	return p
@@ -118,14 +115,14 @@ func invalidProblem(err *definition.InvalidError) *Problem {
 // nameTaken is the answer to a name that another definition has.
 func nameTaken(name string) *Problem {
 	const message = "%q is already the name of another definition; choose another name, or change that definition"
-	p := newProblem(http.StatusConflict, "name-taken", "name: "+message, name)
+	p := newProblem(http.StatusConflict, kindNameTaken, "name: "+message, name)
 	p.Errors = []Fault{{Field: "name", Rule: "unique", Message: fmt.Sprintf(message, name)}}
 	return p
 }
 
 // notFound is the answer to an id that nothing has.
 func notFound(what, id string) *Problem {
-	return newProblem(http.StatusNotFound, "not-found", "there is no %s %s; it may have been deleted", what, id)
+	return newProblem(http.StatusNotFound, kindNotFound, "there is no %s %s; it may have been deleted", what, id)
 }
 
 // problem turns a handler's error into the answer. What is our fault is logged here, once, and told in general words.
@@ -137,24 +134,24 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 	case errors.As(err, &invalid):
 		p = invalidProblem(invalid)
 	case errors.Is(err, definition.ErrNotFound):
-		p = newProblem(http.StatusNotFound, "not-found", "there is nothing with this id; it may have been deleted")
+		p = newProblem(http.StatusNotFound, kindNotFound, "there is nothing with this id; it may have been deleted")
 	case errors.Is(err, definition.ErrNotStorable):
 		p = invalidProblem(definition.Invalid("body", "not_storable",
 			"holds something that cannot be stored, such as the character U+0000"))
 	case errors.Is(err, ErrTemporal):
 		a.log.LogAttrs(ctx, slog.LevelWarn, "request not served: Temporal does not answer",
 			slog.String("request_id", requestID(ctx)), slog.Any("error", err))
-		p = newProblem(http.StatusServiceUnavailable, "temporal-unavailable",
+		p = newProblem(http.StatusServiceUnavailable, kindTemporalAway,
 			"Temporal does not answer as it should at the moment; GET /readyz tells when it does, try again then")
 		p.headers = http.Header{"Retry-After": {strconv.Itoa(retryAfter)}}
 	case errors.Is(err, definition.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		a.log.LogAttrs(ctx, slog.LevelWarn, "request not served: storage is unavailable",
 			slog.String("request_id", requestID(ctx)), slog.Any("error", err))
-		p = newProblem(http.StatusServiceUnavailable, "unavailable",
+		p = newProblem(http.StatusServiceUnavailable, kindUnavailable,
 			"the storage does not answer at the moment; try again in %d seconds", retryAfter)
 		p.headers = http.Header{"Retry-After": {strconv.Itoa(retryAfter)}}
 	case errors.Is(err, context.Canceled):
-		p = newProblem(499, "client-gone", "the client closed the request")
+		p = newProblem(499, kindClientGone, "the client closed the request")
 	default:
 		a.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String("request_id", requestID(ctx)), slog.Any("error", err))
 		p = internalProblem()
@@ -164,7 +161,7 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 }
 
 func internalProblem() *Problem {
-	return newProblem(http.StatusInternalServerError, "internal",
+	return newProblem(http.StatusInternalServerError, kindInternal,
 		"something went wrong on our side; the server's log tells more under this request_id")
 }
 

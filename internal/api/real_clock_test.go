@@ -105,7 +105,7 @@ func TestNextFiresAndPreviewAgree(t *testing.T) {
 	}
 
 	manual := s.call(t, 201, "POST", "/activity-definitions/", `{"name": "by-hand", "trigger_config": {"trigger_type": "manual"}}`)
-	if p := read[api.Problem](t, s.call(t, 409, "GET", manual.location+"/next-fires", "")); p.Type != "urn:activity-core:problem:no-slots" {
+	if p := read[api.Problem](t, s.call(t, 409, "GET", manual.location+"/next-fires", "")); p.Type != "/problems/no-slots" {
 		t.Errorf("%+v", p)
 	}
 }
@@ -208,7 +208,7 @@ func TestLifeOfABackfill(t *testing.T) {
 	}
 
 	p := read[api.Problem](t, s.call(t, 409, "POST", created.location+"/backfill", `{`+hour+`}`))
-	if p.Type != "urn:activity-core:problem:backfill-active" || !strings.Contains(p.Detail, *b.ID) {
+	if p.Type != "/problems/backfill-active" || !strings.Contains(p.Detail, *b.ID) {
 		t.Errorf("%+v", p)
 	}
 	if none := read[backfillAnswer](t, s.call(t, 200, "POST", created.location+"/backfill", `{`+hour+`, "dry_run": true}`)); none.Total != 0 ||
@@ -291,7 +291,7 @@ func TestBackfillsThatAreRefused(t *testing.T) {
 		for _, dry := range []string{"", `, "dry_run": true`} {
 			body := strings.TrimSuffix(test.body, "}") + dry + "}"
 			p := read[api.Problem](t, s.call(t, test.status, "POST", test.location+"/backfill", body))
-			if p.Type != "urn:activity-core:problem:"+test.kind || p.Detail != test.detail {
+			if p.Type != "/problems/"+test.kind || p.Detail != test.detail {
 				t.Errorf("%s: %q\nwant %q", body, p.Detail, test.detail)
 			}
 		}

@@ -268,7 +268,7 @@ func TestReplays(t *testing.T) {
 	// A second one of a definition is refused, but may be counted.
 	p := read[api.Problem](t, s.call(t, 409, "POST", "/replays", body("", second)))
 	if want := "a replay (" + r.ID + ") of definition " + second + " is active already: wait until it has ended, or cancel it with " +
-		"POST /replays/" + r.ID + "/cancel"; p.Type != "urn:activity-core:problem:replay-active" || p.Detail != want {
+		"POST /replays/" + r.ID + "/cancel"; p.Type != "/problems/replay-active" || p.Detail != want {
 		t.Errorf("%+v", p)
 	}
 	counting := read[api.Replay](t, s.call(t, 202, "POST", "/replays", body(`,"dry_run":true`, second)))

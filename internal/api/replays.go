@@ -123,7 +123,7 @@ func (a *API) createReplay(ctx context.Context, in *replayInput) (*replayedOutpu
 
 // replayActive is the answer to a second replay of a definition. It names the first one, when that can be found.
 func (a *API) replayActive(ctx context.Context, definitionIDs []string) *Problem {
-	const kind = "replay-active"
+	const kind = kindReplayActive
 	list, err := a.store.ListReplays(ctx, definition.ListReplays{Limit: maxLimit})
 	if err == nil {
 		for _, r := range list {

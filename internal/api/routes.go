@@ -187,7 +187,10 @@ func (a *API) routes(health, ready http.Handler, origins []string) error {
 	if err := a.serveDocument("/openapi.json", "/openapi.yaml"); err != nil {
 		return fmt.Errorf("write the OpenAPI document: %w", err)
 	}
-	return a.serveDocs("/docs")
+	if err := a.serveDocs("/docs"); err != nil {
+		return err
+	}
+	return a.serveProblems()
 }
 
 func get(path string) huma.Operation   { return huma.Operation{Method: http.MethodGet, Path: path} }

@@ -18,7 +18,8 @@ import (
 func TestRoutesAreDocumented(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, testOptions())
-	undocumented := []string{"GET /openapi.json", "GET /openapi.yaml", "GET /docs", "GET /docs/{asset}"}
+	undocumented := []string{"GET /openapi.json", "GET /openapi.yaml", "GET /docs", "GET /docs/{asset}", "GET /problems",
+		"GET /problems/{kind}"}
 	var served []string
 	err := chi.Walk(a.router, func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
 		if r := method + " " + route; !slices.Contains(undocumented, r) {
@@ -138,6 +139,8 @@ func TestSlashes(t *testing.T) {
 		{"GET", "/openapi.json", "", 200},
 		{"GET", "/openapi.yaml", "", 200},
 		{"GET", "/docs", "", 200},
+		{"GET", "/problems", "", 200},
+		{"GET", "/problems/invalid", "", 200},
 	} {
 		methods := []string{test.method}
 		if test.method == "GET" {

@@ -49,8 +49,9 @@ const (
 const apiText = `activity-core keeps activity definitions: when something should happen (cron, a single time, an event, by hand) and what ` +
 	`should be done (tasks). Every due moment becomes one row of the ledger and at most one run.
 
-Every path answers with and without a trailing slash. Errors are RFC 9457 problems; ` + "`errors`" + ` names each field ` +
-	`and the rule that it breaks. Unknown fields and unknown query parameters are refused. Lists are paged: pass ` +
+Every path answers with and without a trailing slash. Errors are RFC 9457 problems; their ` + "`type`" + ` is a path ` +
+	`of this API that explains it (` + "`GET /problems`" + ` lists all of them), and ` + "`errors`" + ` names each field and the rule that it ` +
+	`breaks. Unknown fields and unknown query parameters are refused. Lists are paged: pass ` +
 	"`next_cursor`" + ` as ` + "`cursor`" + ` until it is null.`
 
 // documentConfig makes a huma API without the parts that are served differently here: its document is built once (see

@@ -142,7 +142,7 @@ func (a *API) alreadyEnded(ctx context.Context, id string, how definition.StopHo
 	if err != nil {
 		return missing(err, "run", id)
 	}
-	return newProblem(http.StatusConflict, "run-ended", "run %s has ended already (%s): there is nothing left to %s", id,
+	return newProblem(http.StatusConflict, kindRunEnded, "run %s has ended already (%s): there is nothing left to %s", id,
 		outcomeText(&run.Run), how)
 }
 
@@ -178,13 +178,13 @@ func (a *API) rerunRun(ctx context.Context, in *rerunInput) (*acceptedOutput, er
 	start, err := a.store.RerunRun(ctx, id, from)
 	switch {
 	case errors.Is(err, definition.ErrRunOpen):
-		return nil, newProblem(http.StatusConflict, "run-open",
+		return nil, newProblem(http.StatusConflict, kindRunOpen,
 			"run %s has not ended: wait for its end, or cancel it by POST /runs/%s/cancel, and ask again then", id, id)
 	case errors.Is(err, definition.ErrRunNotFailed):
-		return nil, newProblem(http.StatusConflict, "run-not-failed",
+		return nil, newProblem(http.StatusConflict, kindRunNotFailed,
 			"run %s did not fail, time out or get canceled, so there is no task to go on from: run it again from the start", id)
 	case errors.Is(err, definition.ErrDefinitionGone):
-		return nil, newProblem(http.StatusConflict, "definition-deleted",
+		return nil, newProblem(http.StatusConflict, kindDefinitionDeleted,
 			"the definition of run %s was deleted, so that it cannot run again: create it anew and trigger that", id)
 	case err != nil:
 		return nil, missing(err, "run", id)
@@ -246,7 +246,7 @@ func (a *API) decide(ctx context.Context, in *decideInput, approved bool) (*stee
 
 // notWaiting is the answer to a decision about a task that does not wait for one.
 func notWaiting(d *definition.Decision, task *definition.TaskResult) *Problem {
-	const kind = "not-waiting"
+	const kind = kindNotWaiting
 	var before definition.Decided
 	switch {
 	case task.Name == "":
@@ -266,7 +266,7 @@ func notWaiting(d *definition.Decision, task *definition.TaskResult) *Problem {
 		if by == "" {
 			by = "somebody who gave no name"
 		}
-		return newProblem(http.StatusConflict, "decided", "task %s of run %s was %s already, by %s at %s: the first decision stands",
+		return newProblem(http.StatusConflict, kindDecided, "task %s of run %s was %s already, by %s at %s: the first decision stands",
 			task.Name, d.RunID, what, by, before.At.UTC().Format(time.RFC3339))
 	}
 	return newProblem(http.StatusConflict, kind, "task %s of run %s does not wait for approval: it is %s", task.Name, d.RunID,

@@ -28,6 +28,9 @@ const (
 	DefaultWorkerMetricsAddr = "127.0.0.1:9090"
 	DefaultRouterMetricsAddr = "127.0.0.1:9091"
 	DefaultAPIMetricsAddr    = "127.0.0.1:9092"
+	// Requests a minute, where requests carry credentials.
+	DefaultRateLimit        = 6000
+	DefaultRateLimitAddress = 12000
 )
 
 // DB says where Postgres is (ACTCORE_DB_URL, required).
@@ -180,6 +183,11 @@ type API struct {
 	// AccessLog logs every request (ACTCORE_ACCESS_LOG, on or off, default
 	// off).
 	AccessLog bool
+	// RateLimit and RateLimitAddress are how many requests a minute this
+	// process serves to one caller and to one address (ACTCORE_RATE_LIMIT,
+	// default 6000, and ACTCORE_RATE_LIMIT_ADDRESS, default 12000; each 1 to
+	// 1000000, or off). Zero is no limit, which is the default where AuthOff.
+	RateLimit, RateLimitAddress int
 	// TemporalUI is where people find Temporal's Web UI, without a slash at the
 	// end (ACTCORE_TEMPORAL_UI_URL, optional). Runs then link to their
 	// workflows.
@@ -267,6 +275,12 @@ func LoadAPI(getenv func(string) string) (API, error) {
 	if cfg.Addr != "" && cfg.Addr == cfg.Metrics.Addr && !anyPort(cfg.Addr) {
 		e.fault("ACTCORE_API_ADDR", "is the same as PROMETHEUS_BIND_ADDR", "the two must differ", DefaultAPIAddr)
 	}
+	perCaller, perAddress := DefaultRateLimit, DefaultRateLimitAddress
+	if cfg.AuthOff {
+		perCaller, perAddress = 0, 0
+	}
+	cfg.RateLimit = e.rateLimit("ACTCORE_RATE_LIMIT", perCaller, DefaultRateLimit)
+	cfg.RateLimitAddress = e.rateLimit("ACTCORE_RATE_LIMIT_ADDRESS", perAddress, DefaultRateLimitAddress)
 	if cfg.AuthOff && cfg.Addr != "" && !loopback(cfg.Addr) {
 		e.fault("ACTCORE_AUTH", "is off while ACTCORE_API_ADDR is "+strconv.Quote(cfg.Addr)+", which others can reach",
 			"leave it out, or listen on a loopback address", "required")

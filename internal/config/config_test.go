@@ -100,6 +100,7 @@ func TestVariables(t *testing.T) {
 		boolRule      = ": it must be true, false, 1 or 0, for example "
 		egressRule    = ": its items, with commas between them, must be addresses, blocks of addresses or names of hosts, for example ACTCORE_EGRESS_ALLOW=10.1.0.0/16,hooks.internal.example"
 		secretsRule   = ": it must be the path of a folder in which each file is a secret, for example ACTCORE_SECRETS_DIR=/run/secrets/activity-core"
+		rateRule      = ": it must be a number of requests a minute from 1 to 1000000, or off, for example "
 		retentionRule = ": it must be a duration of at least 1h, or off, for example ACTCORE_RETENTION=720h"
 		natsRule      = ": it must be one or more nats:// or tls:// URLs with commas between them, for example NATS_URL=nats://localhost:4222"
 		wordRule      = ": it may hold letters, digits, _ and -, at most 200, for example "
@@ -163,6 +164,15 @@ func TestVariables(t *testing.T) {
 		{name: "ACTCORE_TEMPORAL_UI_URL", get: func(b both) any { return b.TemporalUI }, want: ""},
 		{name: "ACTCORE_TEMPORAL_UI_URL", value: "localhost:8080", err: " is not such an address: it must be an http or https URL without a user, query or fragment, for example ACTCORE_TEMPORAL_UI_URL=http://localhost:8080"},
 		{name: "ACTCORE_TEMPORAL_UI_URL", value: "https://me@h/", err: " is not such an address: it must be an http or https URL without a user, query or fragment, for example ACTCORE_TEMPORAL_UI_URL=http://localhost:8080"},
+		{name: "ACTCORE_RATE_LIMIT", get: func(b both) any { return b.RateLimit }, want: DefaultRateLimit},
+		{name: "ACTCORE_RATE_LIMIT", value: "1", get: func(b both) any { return b.RateLimit }, want: 1},
+		{name: "ACTCORE_RATE_LIMIT", value: "off", get: func(b both) any { return b.RateLimit }, want: 0},
+		{name: "ACTCORE_RATE_LIMIT", value: "0", err: ` is "0"` + rateRule + "ACTCORE_RATE_LIMIT=6000"},
+		{name: "ACTCORE_RATE_LIMIT", value: "100/s", err: ` is "100/s"` + rateRule + "ACTCORE_RATE_LIMIT=6000"},
+		{name: "ACTCORE_RATE_LIMIT_ADDRESS", get: func(b both) any { return b.RateLimitAddress }, want: DefaultRateLimitAddress},
+		{name: "ACTCORE_RATE_LIMIT_ADDRESS", value: "1000000", get: func(b both) any { return b.RateLimitAddress }, want: 1_000_000},
+		{name: "ACTCORE_RATE_LIMIT_ADDRESS", value: "off", get: func(b both) any { return b.RateLimitAddress }, want: 0},
+		{name: "ACTCORE_RATE_LIMIT_ADDRESS", value: "1000001", err: ` is "1000001"` + rateRule + "ACTCORE_RATE_LIMIT_ADDRESS=12000"},
 		{name: "PROMETHEUS_BIND_ADDR", value: ":0", get: func(b both) any { return b.Worker.Metrics.Addr }, want: ":0"},
 		{name: "ACTCORE_METRICS_PER_DEFINITION", value: "0", get: func(b both) any { return b.Worker.Metrics.PerDefinition }, want: false},
 		{name: "ACTCORE_METRICS_PER_DEFINITION", value: "no", err: ` is "no"` + boolRule + "ACTCORE_METRICS_PER_DEFINITION=true"},
@@ -247,6 +257,21 @@ func TestVariables(t *testing.T) {
 				t.Errorf("ExitCode = %d, want 2", got.ExitCode())
 			}
 		})
+	}
+}
+
+// Where nobody is asked who calls, there is one caller and one address: nothing is limited unless somebody says so.
+func TestRateLimitsWithoutAuth(t *testing.T) {
+	t.Parallel()
+	env := with("ACTCORE_AUTH", "off")
+	cfg, err := LoadAPI(lookup(env))
+	if err != nil || cfg.RateLimit != 0 || cfg.RateLimitAddress != 0 {
+		t.Errorf("limits %d and %d, %v; want none", cfg.RateLimit, cfg.RateLimitAddress, err)
+	}
+	env["ACTCORE_RATE_LIMIT"], env["ACTCORE_RATE_LIMIT_ADDRESS"] = "5", "7"
+	cfg, err = LoadAPI(lookup(env))
+	if err != nil || cfg.RateLimit != 5 || cfg.RateLimitAddress != 7 {
+		t.Errorf("limits %d and %d, %v; want 5 and 7", cfg.RateLimit, cfg.RateLimitAddress, err)
 	}
 }
 

@@ -121,6 +121,27 @@ func (e *env) authOff() bool {
 	}
 }
 
+// maxRateLimit is more than one process can serve.
+const maxRateLimit = 1_000_000
+
+// rateLimit reads a number of requests a minute; 0 for off.
+func (e *env) rateLimit(name string, fallback, example int) int {
+	v := e.getenv(name)
+	switch v {
+	case "":
+		return fallback
+	case "off":
+		return 0
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 || n > maxRateLimit {
+		e.fault(name, "is "+strconv.Quote(v), "it must be a number of requests a minute from 1 to "+strconv.Itoa(maxRateLimit)+", or off",
+			strconv.Itoa(example))
+		return fallback
+	}
+	return n
+}
+
 // loopback reports whether only this machine can reach what listens on an address.
 func loopback(hostPort string) bool {
 	host, _, err := net.SplitHostPort(hostPort)

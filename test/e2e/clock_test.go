@@ -266,7 +266,7 @@ func TestClockSyncOnRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	if took := time.Since(began); res.StatusCode != http.StatusServiceUnavailable || took > 15*time.Second ||
-		problem.Str("type") != "urn:activity-core:problem:temporal-unavailable" {
+		problem.Str("type") != "/problems/temporal-unavailable" {
 		t.Errorf("without Temporal: %d after %s: %v", res.StatusCode, took, problem)
 	}
 }

@@ -106,7 +106,7 @@ func TestCancelAndTerminate(t *testing.T) {
 	}
 	takes(s, third, "long", "running")
 	status, problem := s.Call(http.MethodPost, "/runs/"+first+"/cancel", "")
-	if status != http.StatusConflict || problem.Str("type") != "urn:activity-core:problem:run-ended" {
+	if status != http.StatusConflict || problem.Str("type") != "/problems/run-ended" {
 		t.Errorf("cancel what has ended: %d %v", status, problem)
 	}
 
@@ -202,7 +202,7 @@ func TestRerun(t *testing.T) {
 		t.Fatalf("delete: %d", status)
 	}
 	if status, problem := s.Call(http.MethodPost, "/runs/"+failed+"/rerun", ""); status != http.StatusConflict ||
-		problem.Str("type") != "urn:activity-core:problem:definition-deleted" {
+		problem.Str("type") != "/problems/definition-deleted" {
 		t.Errorf("rerun of a deleted definition: %d %v", status, problem)
 	}
 }
@@ -230,7 +230,7 @@ func TestApprovals(t *testing.T) {
 		t.Errorf("the next task got %q", got)
 	}
 	status, p := s.Call(http.MethodPost, "/runs/"+yes+"/tasks/ask/reject", `{"by": "bob"}`)
-	if status != http.StatusConflict || p.Str("type") != "urn:activity-core:problem:decided" {
+	if status != http.StatusConflict || p.Str("type") != "/problems/decided" {
 		t.Errorf("decide twice: %d %v", status, p)
 	}
 	if status, p := s.Call(http.MethodPost, "/runs/"+no+"/tasks/ask/reject", `{"by": "bob", "comment": "not today"}`); status != http.StatusAccepted {
