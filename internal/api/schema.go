@@ -58,12 +58,14 @@ func documentConfig() huma.Config {
 	config.Info.Description = apiText
 	config.Tags = []*huma.Tag{
 		{Name: tagDefinitions, Description: "What should happen, and when."},
+		{Name: tagRevisions, Description: "What definitions were, and the way back."},
 		{Name: tagTimes, Description: "When something is due."},
 		{Name: tagRuns, Description: "The ledger: what became of every due moment, and why."},
 		{Name: tagBackfills, Description: "Runs of past slots."},
 		{Name: tagEvents, Description: "What becomes of an event, and why."},
 		{Name: tagDeadLetters, Description: "Messages that could not be routed."},
 		{Name: tagReplays, Description: "Events of the past, routed again."},
+		{Name: tagAudit, Description: "Who changed what, when and from where."},
 		{Name: tagOperations, Description: "For the platform."},
 	}
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{bearerScheme: {Type: "http", Scheme: "bearer",

@@ -199,7 +199,7 @@ func TestRerunRun(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.UpdateDefinition(ctx, id, func(d definition.Document) (definition.Document, error) {
+	if _, err := s.UpdateDefinition(ctx, id, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		return d.Merge([]byte(`{"description": "newer"}`))
 	}); err != nil {
 		t.Fatal(err)
