@@ -3,6 +3,7 @@ package definition
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -54,6 +55,33 @@ func Diff(before, after *Document) ([]Difference, error) {
 	return d.found, nil
 }
 
+// ChangedFields returns the top-level fields in which two stored documents differ, sorted.
+func ChangedFields(before, after []byte) ([]string, error) {
+	var a, b object
+	if err := errors.Join(jsonv2.Unmarshal(before, &a), jsonv2.Unmarshal(after, &b)); err != nil {
+		return nil, fmt.Errorf("compare stored definitions: %w", err)
+	}
+	changed := []string{}
+	for _, name := range a.and(b) {
+		if before, had := a[name]; !had || !same(before, b[name]) {
+			changed = append(changed, name)
+		}
+	}
+	return changed, nil
+}
+
+// and returns the names of the members of both objects, sorted.
+func (o object) and(other object) []string {
+	names := slices.Collect(maps.Keys(o))
+	for name := range other {
+		if _, both := o[name]; !both {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 func membersOf(d *Document) (object, error) {
 	if d == nil {
 		return object{}, nil
@@ -78,14 +106,7 @@ func (d *differ) add(path string, op DiffOp, before, after jsontext.Value) {
 }
 
 func (d *differ) objects(path string, a, b object) {
-	names := slices.Collect(maps.Keys(a))
-	for name := range b {
-		if _, both := a[name]; !both {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range a.and(b) {
 		before, had := a[name]
 		after, has := b[name]
 		switch at := joinPath(path, name); {

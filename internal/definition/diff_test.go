@@ -2,6 +2,7 @@ package definition
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -208,6 +209,7 @@ func TestDiffTellsAll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		checkFields(t, treeA, treeB, found)
 		was := fmt.Sprint(treeA)
 		got := applied(t, treeA, found)
 		for _, list := range []string{"tasks", "on_failure"} {
@@ -218,6 +220,25 @@ func TestDiffTellsAll(t *testing.T) {
 		if !reflect.DeepEqual(got, treeB) {
 			t.Fatalf("seed %d: %s\nwith\n%s\nbecomes %v\nwant    %v", seed, was, show(found), got, treeB)
 		}
+	}
+}
+
+// checkFields holds the fields that are told to have changed against the differences.
+func checkFields(t *testing.T, treeA, treeB map[string]any, found []Difference) {
+	t.Helper()
+	a, errA := json.Marshal(treeA)
+	b, errB := json.Marshal(treeB)
+	got, err := ChangedFields(a, b)
+	if err := errors.Join(errA, errB, err); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{}
+	for _, d := range found {
+		want = append(want, steps(d.Path)[0])
+	}
+	slices.Sort(want)
+	if !slices.Equal(got, slices.Compact(want)) {
+		t.Fatalf("changed fields %q, want %q", got, want)
 	}
 }
 

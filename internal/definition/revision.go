@@ -23,7 +23,7 @@ type RevisionSummary struct {
 	Action Action
 	// RolledBackTo is the revision that ActionRollback brought back; 0 for others.
 	RolledBackTo int
-	// Changed are the top-level fields in which it differs from the one before it, sorted; nil for the oldest that is kept.
+	// Changed are the top-level fields in which it differs from the next older one that is kept, sorted; nil when that is not known.
 	Changed []string
 }
 

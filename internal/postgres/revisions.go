@@ -12,37 +12,38 @@ import (
 
 const revisionColumns = `v.definition_id::text, v.revision, v.created_at, v.actor, v.action, COALESCE(v.rolled_back_to, 0)`
 
-func scanRevision(row pgx.CollectableRow, more ...any) (r definition.RevisionSummary, err error) {
+func scanRevision(row pgx.Row, more ...any) (r definition.RevisionSummary, err error) {
 	err = row.Scan(append([]any{&r.DefinitionID, &r.Revision, &r.CreatedAt, &r.Actor, &r.Action, &r.RolledBackTo}, more...)...)
 	r.CreatedAt = r.CreatedAt.UTC()
 	return r, err
 }
 
 // ListRevisions returns a page of a definition's revisions, newest first, deleted or not; ErrNotFound when the definition is not kept
-// any more, or is not one of the caller's.
+// any more, or is not one of the caller's. What changed is told of all but the last of the page, which is the one to compare with.
 func (s *Store) ListRevisions(ctx context.Context, q definition.ListRevisions) ([]definition.RevisionSummary, error) {
 	attempt := "list the revisions of definition " + q.DefinitionID
-	// A document is written in one order, so that a field is the same when its text is.
 	rows, err := s.pool.Query(ctx, `
-		SELECT `+revisionColumns+`,
-		       CASE WHEN p.document IS NOT NULL THEN ARRAY(
-		           SELECT key FROM json_each(v.document) a FULL JOIN json_each(p.document) b USING (key)
-		           WHERE a.value::text IS DISTINCT FROM b.value::text ORDER BY key COLLATE "C") END
-		FROM definition_revisions v LEFT JOIN LATERAL (
-		    SELECT document FROM definition_revisions p WHERE p.definition_id = v.definition_id AND p.revision < v.revision
-		    ORDER BY p.revision DESC LIMIT 1) p ON true
+		SELECT `+revisionColumns+`, v.document::text FROM definition_revisions v
 		WHERE v.definition_id = $1 AND ($2 = 0 OR v.revision < $2)`+withinLabels("v.definition_id", "$4", "$5")+`
 		ORDER BY v.revision DESC LIMIT $3`, append([]any{q.DefinitionID, q.Before, q.Limit}, callersLabels(ctx)...)...)
 	if err != nil {
 		return nil, translate(attempt, err)
 	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (definition.RevisionSummary, error) {
-		var changed []string
-		r, err := scanRevision(row, &changed)
-		r.Changed = changed
-		return r, err
-	})
-	if err != nil || len(list) > 0 {
+	var newer []byte
+	var list []definition.RevisionSummary
+	for rows.Next() {
+		var document []byte
+		r, err := scanRevision(rows, &document)
+		if n := len(list); err == nil && n > 0 {
+			list[n-1].Changed, err = definition.ChangedFields(document, newer)
+		}
+		if err != nil {
+			rows.Close()
+			return nil, translate(attempt, err)
+		}
+		list, newer = append(list, r), document
+	}
+	if err := rows.Err(); err != nil || len(list) > 0 {
 		return list, translate(attempt, err)
 	}
 	_, err = s.revisionsKept(ctx, q.DefinitionID, q.Before)
