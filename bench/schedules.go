@@ -228,7 +228,7 @@ func (s *system) change(ctx context.Context, id string) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	_, err := s.store.UpdateDefinition(ctx, id, func(d definition.Document) (definition.Document, error) {
+	_, err := s.store.UpdateDefinition(ctx, id, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		return d.Merge(fmt.Appendf(nil, `{"trigger_config": {"jitter": "%ds"}}`, 1+time.Now().UnixNano()%50))
 	})
 	if err != nil {

@@ -29,6 +29,11 @@ func (a *API) syncAll(ctx context.Context, in *fullSyncInput) (*fullSyncOutput, 
 			"this process is comparing all schedules already; ask again when that has ended, in %s at the latest", a.fullSyncLimit)
 	}
 	defer a.fullSync.Unlock()
+	if dryRun == nil || !*dryRun {
+		if err := a.store.RecordSync(ctx); err != nil {
+			return nil, err
+		}
+	}
 	result, err := a.fullSyncer.SyncAll(ctx, dryRun != nil && *dryRun)
 	if err != nil {
 		return nil, err

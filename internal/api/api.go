@@ -47,12 +47,27 @@ type definitionReader interface {
 }
 
 // definitionWriter changes definitions. Create and Update fail with definition.ErrNameTaken, Create also with
-// definition.ErrTooManyDefinitions, Update and Delete with definition.ErrNotFound; an error of change comes back as it is, perhaps wrapped.
+// definition.ErrTooManyDefinitions, Update and Delete with definition.ErrNotFound; an error of edit comes back as it is, perhaps wrapped.
 type definitionWriter interface {
 	CreateDefinition(ctx context.Context, d definition.Document) (definition.Stored, error)
-	UpdateDefinition(ctx context.Context, id string,
-		change func(definition.Document) (definition.Document, error)) (definition.Stored, error)
+	UpdateDefinition(ctx context.Context, id string, by definition.Change,
+		edit func(definition.Document) (definition.Document, error)) (definition.Stored, error)
 	DeleteDefinition(ctx context.Context, id string) error
+}
+
+// revisionReader reads what definitions were, deleted ones too. Both fail with definition.ErrNotFound for a definition of which nothing
+// is kept, and GetRevision with a definition.RevisionMissingError.
+type revisionReader interface {
+	ListRevisions(ctx context.Context, page definition.ListRevisions) ([]definition.RevisionSummary, error)
+	GetRevision(ctx context.Context, definitionID string, revision int) (definition.Revision, error)
+}
+
+// auditStore keeps the audit trail, into which every change writes by itself. GetAudit fails with definition.ErrNotFound. RecordSync notes
+// that somebody has all schedules compared and corrected, which is no change of the storage.
+type auditStore interface {
+	ListAudit(ctx context.Context, page definition.ListAudit) ([]definition.AuditEntry, error)
+	GetAudit(ctx context.Context, id int64) (definition.AuditEntry, error)
+	RecordSync(ctx context.Context) error
 }
 
 // runReader reads the ledger. GetRunDetail and GetTask fail with definition.ErrNotFound.
@@ -114,6 +129,8 @@ type replayStore interface {
 type Store interface {
 	definitionReader
 	definitionWriter
+	revisionReader
+	auditStore
 	runReader
 	runSteerer
 	backfillStore

@@ -27,6 +27,10 @@ type fakeStore struct {
 	runs   func(definition.ListRuns) ([]definition.Run, error)
 	count  func() (map[definition.TriggerType]int, error)
 
+	revision func(int) (definition.Revision, error)
+	audit    func(definition.ListAudit) ([]definition.AuditEntry, error)
+	syncs    int // how many comparisons of all schedules were noted
+
 	getTask   func(runID, name string, fromItem, limit int) (definition.TaskDetail, []definition.ItemDetail, error)
 	stopRun   func(id string, r definition.StopRequest) (definition.Stopped, error)
 	stopRuns  func(definition.ListRuns, definition.StopRequest, int, bool) (definition.Stopped, int, error)
@@ -60,7 +64,7 @@ func (s *fakeStore) CreateDefinition(_ context.Context, d definition.Document) (
 	return s.create(d)
 }
 
-func (s *fakeStore) UpdateDefinition(_ context.Context, _ string,
+func (s *fakeStore) UpdateDefinition(_ context.Context, _ string, _ definition.Change,
 	change func(definition.Document) (definition.Document, error)) (definition.Stored, error) {
 	if s.update == nil {
 		return definition.Stored{}, errNotExpected
@@ -69,6 +73,33 @@ func (s *fakeStore) UpdateDefinition(_ context.Context, _ string,
 }
 
 func (s *fakeStore) DeleteDefinition(context.Context, string) error { return errNotExpected }
+
+func (s *fakeStore) ListRevisions(context.Context, definition.ListRevisions) ([]definition.RevisionSummary, error) {
+	return nil, errNotExpected
+}
+
+func (s *fakeStore) GetRevision(_ context.Context, _ string, revision int) (definition.Revision, error) {
+	if s.revision == nil {
+		return definition.Revision{}, errNotExpected
+	}
+	return s.revision(revision)
+}
+
+func (s *fakeStore) ListAudit(_ context.Context, q definition.ListAudit) ([]definition.AuditEntry, error) {
+	if s.audit == nil {
+		return nil, errNotExpected
+	}
+	return s.audit(q)
+}
+
+func (s *fakeStore) GetAudit(context.Context, int64) (definition.AuditEntry, error) {
+	return definition.AuditEntry{}, errNotExpected
+}
+
+func (s *fakeStore) RecordSync(context.Context) error {
+	s.syncs++
+	return nil
+}
 
 func (s *fakeStore) GetDefinition(_ context.Context, id string) (definition.Stored, error) {
 	if s.get == nil {

@@ -131,11 +131,13 @@ func (a *API) getDefinition(ctx context.Context, in *definitionIDInput) (*defini
 }
 
 func (a *API) replaceDefinition(ctx context.Context, in *changeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in.ID, func(d definition.Document) (definition.Document, error) { return d.Replace(in.data) })
+	return a.changeDefinition(ctx, in.ID, definition.Change{Action: definition.ActionUpdate},
+		func(d definition.Document) (definition.Document, error) { return d.Replace(in.data) })
 }
 
 func (a *API) mergeDefinition(ctx context.Context, in *changeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in.ID, func(d definition.Document) (definition.Document, error) { return d.Merge(in.data) })
+	return a.changeDefinition(ctx, in.ID, definition.Change{Action: definition.ActionUpdate},
+		func(d definition.Document) (definition.Document, error) { return d.Merge(in.data) })
 }
 
 // pauseDefinition keeps the reason of an earlier pause unless another one is given, so that asking twice changes nothing.
@@ -144,28 +146,29 @@ func (a *API) pauseDefinition(ctx context.Context, in *pauseInput) (*definitionO
 	if reason != nil && utf8.RuneCountInString(*reason) > definition.MaxPauseReason {
 		return nil, definition.Invalid("reason", "max_length", "must be at most %d characters long", definition.MaxPauseReason)
 	}
-	return a.changeDefinition(ctx, in.ID, func(d definition.Document) (definition.Document, error) {
-		if reason == nil {
-			return d.Pause(d.PauseReason)
-		}
-		return d.Pause(*reason)
-	})
+	return a.changeDefinition(ctx, in.ID, definition.Change{Action: definition.ActionPause},
+		func(d definition.Document) (definition.Document, error) {
+			if reason == nil {
+				return d.Pause(d.PauseReason)
+			}
+			return d.Pause(*reason)
+		})
 }
 
 func (a *API) resumeDefinition(ctx context.Context, in *resumeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in.ID, definition.Document.Resume)
+	return a.changeDefinition(ctx, in.ID, definition.Change{Action: definition.ActionResume}, definition.Document.Resume)
 }
 
-func (a *API) changeDefinition(ctx context.Context, idText string,
-	change func(definition.Document) (definition.Document, error)) (*definitionOutput, error) {
+func (a *API) changeDefinition(ctx context.Context, idText string, by definition.Change,
+	edit func(definition.Document) (definition.Document, error)) (*definitionOutput, error) {
 	id, err := definition.ParseID(idText)
 	if err != nil {
 		return nil, err
 	}
 	var wanted definition.Document
-	stored, err := a.store.UpdateDefinition(ctx, id, func(d definition.Document) (definition.Document, error) {
+	stored, err := a.store.UpdateDefinition(ctx, id, by, func(d definition.Document) (definition.Document, error) {
 		var err error
-		wanted, err = change(d)
+		wanted, err = edit(d)
 		return wanted, err
 	})
 	if errors.Is(err, definition.ErrNameTaken) {

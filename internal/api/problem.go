@@ -125,6 +125,21 @@ func notFound(what, id string) *Problem {
 	return newProblem(http.StatusNotFound, kindNotFound, "there is no %s %s; it may have been deleted", what, id)
 }
 
+// missingRevision names the revision that was not found, and what there is instead.
+func missingRevision(err error, definitionID string) error {
+	var missed *definition.RevisionMissingError
+	switch {
+	case !errors.As(err, &missed):
+		return missing(err, "definition", definitionID)
+	case missed.Next == 0:
+		return newProblem(http.StatusNotFound, "not-found", "there is no revision %d of definition %s: the newest is %d",
+			missed.Revision, definitionID, missed.Newest)
+	}
+	return newProblem(http.StatusNotFound, "revision-gone", "revision %d of definition %s is so old that it was removed: of those from it on, "+
+		"the oldest that is kept is %d; GET /activity-definitions/%s/revisions lists all that are", missed.Revision, definitionID,
+		missed.Next, definitionID)
+}
+
 // problem turns a handler's error into the answer. What is our fault is logged here, once, and told in general words.
 func (a *API) problem(ctx context.Context, err error) *Problem {
 	var p *Problem

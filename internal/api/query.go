@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"math"
 	"net/url"
 	"regexp"
 	"slices"
@@ -79,6 +80,10 @@ type (
 	eventIDParam     string
 	eventTypeParam   string
 	timeParam        string
+	revisionParam    string
+	actionParam      string
+	targetKindParam  string
+	auditIDParam     string
 
 	rejectReasonParam     string
 	deadLetterStatusParam string
@@ -283,6 +288,43 @@ func (p timeParam) parse(field string, f *faults) time.Time {
 			clip(string(p), 60))
 	}
 	return t.UTC()
+}
+
+func (revisionParam) Schema(huma.Registry) *huma.Schema {
+	least, most := 1.0, float64(math.MaxInt32)
+	return &huma.Schema{Type: huma.TypeInteger, Minimum: &least, Maximum: &most}
+}
+
+// parse returns 0 when none was given.
+func (p revisionParam) parse(field string, f *faults) int {
+	if p == "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(string(p), 10, 32)
+	if err != nil || n < 1 {
+		f.add(field, "range", "%q is not a revision: it must be a whole number from 1 to %d", clip(string(p), 20), math.MaxInt32)
+		return 0
+	}
+	return int(n)
+}
+
+func (auditIDParam) Schema(huma.Registry) *huma.Schema {
+	least := 1.0
+	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Minimum: &least}
+}
+
+func (actionParam) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.Actions...) }
+
+func (p actionParam) parse(f *faults) definition.Action {
+	return oneOf("action", definition.Action(p), definition.Actions, f)
+}
+
+func (targetKindParam) Schema(huma.Registry) *huma.Schema {
+	return enumSchema(definition.TargetKinds...)
+}
+
+func (p targetKindParam) parse(f *faults) definition.TargetKind {
+	return oneOf("target_kind", definition.TargetKind(p), definition.TargetKinds, f)
 }
 
 func oneOf[T ~string](field string, given T, known []T, f *faults) T {

@@ -40,13 +40,13 @@ func newService(t *testing.T) *service {
 	return serve(t, testenv.Pool(t), testenv.Temporal(t), testenv.Names(t).OrchestratorTaskQueue)
 }
 
-func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue string) *service {
-	t.Helper()
-	return serveTo(t, nil, pool, temporal, queue)
-}
-
 // serveTo is serve for callers who are asked who they are.
 func serveTo(t *testing.T, callers authenticator, pool *pgxpool.Pool, temporal client.Client, queue string) *service {
+	t.Helper()
+	return serve(t, pool, temporal, queue, func(o *api.Options) { o.Access = callers })
+}
+
+func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue string, change ...func(*api.Options)) *service {
 	t.Helper()
 	s := &service{store: postgres.New(pool), temporal: temporal}
 	logger, registry := slog.New(slog.DiscardHandler), prometheus.NewRegistry()
@@ -64,10 +64,14 @@ func serveTo(t *testing.T, callers authenticator, pool *pgxpool.Pool, temporal c
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler, err := api.New(api.Options{
+	options := api.Options{
 		Store: s.store, Ledger: runs, Stopper: stopper, Syncer: schedules, FullSyncer: fullSync{schedules}, Health: http.NotFoundHandler(),
-		Ready: http.NotFoundHandler(), Log: logger, Registerer: registry, Access: callers,
-	})
+		Ready: http.NotFoundHandler(), Log: logger, Registerer: registry,
+	}
+	for _, c := range change {
+		c(&options)
+	}
+	handler, err := api.New(options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 // Tags of the OpenAPI document.
 const (
 	tagDefinitions = "Definitions"
+	tagRevisions   = "Revisions"
 	tagTimes       = "Times"
 	tagRuns        = "Runs"
 	tagBackfills   = "Backfills"
@@ -19,6 +20,7 @@ const (
 	tagDeadLetters = "Dead letters"
 	tagReplays     = "Replays"
 	tagAccess      = "Access"
+	tagAudit       = "Audit"
 	tagOperations  = "Operations"
 )
 
@@ -64,6 +66,17 @@ func (a *API) routes(health, ready http.Handler, origins []string) error {
 		pauseBody(), a.pauseDefinition, 400, 404, 413, 415)
 	handle(a, "resume-definition", post("/activity-definitions/{id}/resume", http.StatusOK), access.Operator, "Resume a definition", tagDefinitions,
 		"Enables it, from now on.", nil, a.resumeDefinition, 400, 404, 413, 415)
+	handle(a, "list-revisions", get("/activity-definitions/{id}/revisions"), access.Viewer, "List the revisions of a definition", tagRevisions,
+		"Newest first. Those of a deleted definition can still be read. Old ones are removed, but not those that runs have.", nil,
+		a.listRevisions, 404)
+	handle(a, "get-revision", get("/activity-definitions/{id}/revisions/{revision}"), access.Viewer, "Get a definition as it was", tagRevisions,
+		"", nil, a.getRevision, 404)
+	handle(a, "diff-revision", get("/activity-definitions/{id}/revisions/{revision}/diff"), access.Viewer, "Compare two revisions", tagRevisions,
+		"What is different in the revision, compared with the one before it or another one. Tasks are compared by name.", nil,
+		a.diffRevision, 404)
+	handle(a, "rollback-definition", post("/activity-definitions/{id}/revisions/{revision}/rollback", http.StatusOK), access.Editor,
+		"Go back to a revision", tagRevisions, "Makes a new revision with the document of an earlier one. enabled and pause_reason stay "+
+			"as they are now. To go back to what is in force changes nothing.", nil, a.rollbackDefinition, 400, 404, 409, 413, 415)
 	handle(a, "next-fires", get("/activity-definitions/{id}/next-fires"), access.Viewer, "Tell when a definition is due", tagTimes,
 		"The nominal times at which its runs are due, from now on; each of them gets its row in the ledger.", nil, a.nextFires,
 		404, 409)
@@ -155,6 +168,13 @@ func (a *API) routes(health, ready http.Handler, origins []string) error {
 	handle(a, "cancel-replay", post("/replays/{id}/cancel", http.StatusOK), access.Operator, "Cancel a replay", tagReplays,
 		"A router stops at its next step; the runs that were made go on. A replay that has ended is answered as it is.", nil,
 		a.cancelReplay, 400, 404, 413, 415)
+
+	// Called by people who ask who did something.
+	handle(a, "list-audit", get("/audit"), access.Operator, "List what was done", tagAudit,
+		"Newest first: every change that was asked for, with who asked and from where. Callers that are limited to some definitions see "+
+			"what was done to these.", nil, a.listAudit)
+	handle(a, "get-audit-entry", get("/audit/{id}"), access.Operator, "Get an entry of the audit trail", tagAudit,
+		"With what was before and what after and, for a definition, the differences.", nil, a.getAudit, 404)
 
 	// Called by operators, after something was changed or restored behind the back of the service.
 	handle(a, "sync-schedules", wide(post(fullSyncPath, http.StatusOK)), access.Operator, "Compare all schedules", tagOperations,

@@ -62,6 +62,7 @@ func documentConfig() huma.Config {
 	config.Info.Description = apiText
 	config.Tags = []*huma.Tag{
 		{Name: tagDefinitions, Description: "What should happen, and when."},
+		{Name: tagRevisions, Description: "What definitions were, and the way back."},
 		{Name: tagTimes, Description: "When something is due."},
 		{Name: tagRuns, Description: "The ledger: what became of every due moment, and why."},
 		{Name: tagBackfills, Description: "Runs of past slots."},
@@ -69,6 +70,7 @@ func documentConfig() huma.Config {
 		{Name: tagDeadLetters, Description: "Messages that could not be routed."},
 		{Name: tagReplays, Description: "Events of the past, routed again."},
 		{Name: tagAccess, Description: "Who may do what."},
+		{Name: tagAudit, Description: "Who changed what, when and from where."},
 		{Name: tagOperations, Description: "For the platform."},
 	}
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{bearerScheme: {Type: "http", Scheme: "bearer",

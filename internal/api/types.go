@@ -43,6 +43,86 @@ type DefinitionList struct {
 	NextCursor *string      `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
 }
 
+// RevisionSummary is the JSON of a revision in a list.
+type RevisionSummary struct {
+	Revision     int       `json:"revision" doc:"1 for the first; every change adds one."`
+	CreatedAt    time.Time `json:"created_at"`
+	Actor        *string   `json:"actor" doc:"Who made it; null for revisions from before that was kept."`
+	Action       *string   `json:"action" doc:"How it was made: create, update, pause, resume or rollback; null for revisions from before that was kept."`
+	RolledBackTo *int      `json:"rolled_back_to" doc:"The revision whose document came back by a rollback; null for others."`
+}
+
+// ListedRevision is a revision with what changed by it.
+type ListedRevision struct {
+	RevisionSummary
+	Changed []string `json:"changed" nullable:"true" doc:"The top-level fields in which it differs from the one before it in this list; null for the oldest."`
+}
+
+// RevisionList is one page of revisions.
+type RevisionList struct {
+	Items      []ListedRevision `json:"items" nullable:"false"`
+	NextCursor *string          `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
+}
+
+// Revision is the JSON of a definition as it was.
+type Revision struct {
+	DefinitionID string `json:"definition_id" format:"uuid"`
+	RevisionSummary
+	Document pastDocument `json:"document" doc:"The definition as it was, in the form in which it can be sent again."`
+}
+
+// pastDocument is the document of a revision.
+type pastDocument struct{ definition.Document }
+
+// Schema refers to the hand-written schema.
+func (pastDocument) Schema(huma.Registry) *huma.Schema { return ref(schemaNew) }
+
+// RevisionDiff is what is different between two revisions.
+type RevisionDiff struct {
+	DefinitionID string       `json:"definition_id" format:"uuid"`
+	Revision     int          `json:"revision"`
+	Against      *int         `json:"against" doc:"The revision that it is compared with; null for none, before the first."`
+	Changes      []Difference `json:"changes" nullable:"false"`
+}
+
+// Difference is the JSON of one difference between two documents.
+type Difference struct {
+	Path   string `json:"path" doc:"Where, as in the fields of problems, but with the names of tasks for their places." example:"tasks[welcome].with.url"`
+	Op     diffOp `json:"op" doc:"moved: a task has another place among those that both have; before and after are the places, from 0."`
+	Before any    `json:"before" doc:"The value before; null also when there was none."`
+	After  any    `json:"after" doc:"The value after; null also when there is none."`
+}
+
+// AuditEntry is the JSON of an entry of the audit trail in a list.
+type AuditEntry struct {
+	ID             int64       `json:"id" doc:"Entries are numbered in the order of writing, with gaps."`
+	At             time.Time   `json:"at"`
+	Actor          string      `json:"actor" doc:"Who did it, as a name for people."`
+	ActorID        *string     `json:"actor_id" doc:"Names the caller for ever: token:<id>, person:<issuer>#<subject>, anonymous, or system for our own programs; null for entries from before that was kept."`
+	Action         auditAction `json:"action" doc:"What was done. Those without a dot were done to a definition."`
+	TargetKind     targetKind  `json:"target_kind" doc:"What kind of thing it was done to."`
+	TargetID       *string     `json:"target_id" doc:"The id of that; null where it was done to many, or to all."`
+	DefinitionID   *string     `json:"definition_id" format:"uuid" doc:"The definition that it is about; null for none, and for several."`
+	DefinitionName *string     `json:"definition_name" doc:"Its name now, or its last one; null when it is not kept any more."`
+	Revision       *int        `json:"revision" doc:"The definition's revision that was made, or that a run has; null where it does not matter."`
+	Address        *string     `json:"address" doc:"The IP address that the request came from; null for our own programs."`
+	RequestID      *string     `json:"request_id" doc:"The X-Request-Id of the request; null for our own programs."`
+}
+
+// AuditList is one page of the audit trail.
+type AuditList struct {
+	Items      []AuditEntry `json:"items" nullable:"false"`
+	NextCursor *string      `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
+}
+
+// AuditDetail is the JSON of one entry of the audit trail.
+type AuditDetail struct {
+	AuditEntry
+	Before  any          `json:"before" doc:"For a definition its document before; for others what there is to tell, null for nothing."`
+	After   any          `json:"after" doc:"For a definition its document after, for a rollback with rolled_back_to, the revision that came back; for others what there is to tell, null for nothing."`
+	Changes []Difference `json:"changes" nullable:"true" doc:"For a change of a definition the differences; null for others."`
+}
+
 // RunSummary is the JSON of a run in a list.
 type RunSummary struct {
 	ID             string      `json:"id" format:"uuid"`
@@ -413,7 +493,17 @@ type (
 	deadLetterStatus definition.DeadLetterStatus
 	rejectReason     string
 	replayStatus     definition.ReplayStatus
+
+	auditAction definition.Action
+	targetKind  definition.TargetKind
+	diffOp      definition.DiffOp
 )
+
+func (auditAction) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.Actions...) }
+
+func (targetKind) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.TargetKinds...) }
+
+func (diffOp) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.DiffOps...) }
 
 func (deadLetterStatus) Schema(huma.Registry) *huma.Schema {
 	return enumSchema(definition.DeadLetterStatuses...)

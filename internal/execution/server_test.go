@@ -727,7 +727,7 @@ func TestServerCatchUpSkips(t *testing.T) {
 	d, runs := r.lateSlots(2)
 	r.startRun(runs[1])
 	r.await(runs[1].ID, "queued", func(run definition.Run) bool { return run.Status == definition.RunQueued })
-	_, err := r.store.UpdateDefinition(t.Context(), d.ID, func(d definition.Document) (definition.Document, error) { return d.Pause("") })
+	_, err := r.store.UpdateDefinition(t.Context(), d.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) { return d.Pause("") })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,11 @@ func (s *Store) CreateBackfill(ctx context.Context, req definition.BackfillReque
 		if err != nil {
 			return err
 		}
-		return writeBackfill(ctx, tx, &b, &stored.Document, wanted)
+		if err := writeBackfill(ctx, tx, &b, &stored.Document, wanted); err != nil {
+			return err
+		}
+		return recordBackfill(ctx, tx, definition.ActionBackfillCreate, &b, nil, map[string]any{"from": b.From, "to": b.To,
+			"only_missing": b.OnlyMissing, "max_concurrent": b.MaxConcurrent, "total": b.Total})
 	})
 	if errors.Is(err, errDryRun) {
 		b.ID, b.Runs = "", nil
@@ -82,6 +86,17 @@ func (s *Store) CreateBackfill(ctx context.Context, req definition.BackfillReque
 	}
 	s.tell(judged, err)
 	return b, err
+}
+
+// recordBackfill writes a row of the audit trail about a backfill.
+func recordBackfill(ctx context.Context, tx pgx.Tx, action definition.Action, b *definition.Backfill, before, after map[string]any) error {
+	row := audited{action: action, target: definition.Target{Kind: definition.TargetBackfill, ID: b.ID}, id: b.DefinitionID,
+		revision: b.Revision}
+	var err error
+	if row.before, row.after, err = told(before, after); err != nil {
+		return err
+	}
+	return row.record(ctx, tx)
 }
 
 // wantedRuns decides which runs a backfill makes: of the definition's slots in the range, and of the slots in the range that
@@ -237,22 +252,24 @@ func (s *Store) ReleaseBackfills(ctx context.Context) (starts []definition.Start
 // it is. ErrNotFound: there is none.
 func (s *Store) CancelBackfill(ctx context.Context, id string) (definition.Backfill, error) {
 	err := s.tx(ctx, "cancel backfill "+id, func(tx pgx.Tx) error {
-		var status definition.BackfillStatus
+		b := definition.Backfill{ID: id}
 		scope, args := within(ctx, "definition_id", []any{id})
-		if err := tx.QueryRow(ctx, `SELECT status FROM backfills WHERE id = $1`+scope+` FOR UPDATE`, args...).Scan(&status); err != nil {
+		err := tx.QueryRow(ctx, `SELECT status, definition_id::text, revision FROM backfills WHERE id = $1`+scope+` FOR UPDATE`, args...).
+			Scan(&b.Status, &b.DefinitionID, &b.Revision)
+		if err != nil || b.Status != definition.BackfillActive {
 			return err
 		}
-		if status != definition.BackfillActive {
-			return nil
-		}
-		_, err := tx.Exec(ctx, `
+		tag, err := tx.Exec(ctx, `
 			UPDATE runs SET status = 'canceled', reason = 'backfill_canceled', finished_at = now()
 			WHERE backfill_id = $1 AND status = 'accepted' AND start_after = 'infinity'`, id)
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `UPDATE backfills SET status = 'canceled', finished_at = now() WHERE id = $1`, id)
-		return err
+		if _, err = tx.Exec(ctx, `UPDATE backfills SET status = 'canceled', finished_at = now() WHERE id = $1`, id); err != nil {
+			return err
+		}
+		return recordBackfill(ctx, tx, definition.ActionBackfillCancel, &b, map[string]any{"status": definition.BackfillActive},
+			map[string]any{"status": definition.BackfillCanceled, "runs_canceled": tag.RowsAffected()})
 	})
 	if err != nil {
 		return definition.Backfill{}, err

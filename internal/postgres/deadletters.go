@@ -129,16 +129,18 @@ func whereDeadLetters(q definition.SelectDeadLetters) (string, []any) {
 // RetryDeadLetters asks the routers to route the open ones of these dead letters again, and returns how many there are; in a dry
 // run it only counts them.
 func (s *Store) RetryDeadLetters(ctx context.Context, q definition.SelectDeadLetters, dryRun bool) (int, error) {
-	return s.moveDeadLetters(ctx, "retry dead letters", q, dryRun, `status = 'retrying', claims = 0, lease_until = NULL`)
+	return s.moveDeadLetters(ctx, definition.ActionDeadLetterRetry, definition.DeadLetterRetrying, q, dryRun, `claims = 0, lease_until = NULL`)
 }
 
 // DiscardDeadLetters marks the open ones of these dead letters as of no use, and returns how many there are; in a dry run it only
 // counts them.
 func (s *Store) DiscardDeadLetters(ctx context.Context, q definition.SelectDeadLetters, dryRun bool) (int, error) {
-	return s.moveDeadLetters(ctx, "discard dead letters", q, dryRun, `status = 'discarded', settled_at = now()`)
+	return s.moveDeadLetters(ctx, definition.ActionDeadLetterDiscard, definition.DeadLetterDiscarded, q, dryRun, `settled_at = now()`)
 }
 
-func (s *Store) moveDeadLetters(ctx context.Context, attempt string, q definition.SelectDeadLetters, dryRun bool, set string) (int, error) {
+func (s *Store) moveDeadLetters(ctx context.Context, action definition.Action, to definition.DeadLetterStatus,
+	q definition.SelectDeadLetters, dryRun bool, set string) (int, error) {
+	attempt := "move dead letters to " + string(to)
 	q.Status = definition.DeadLetterOpen
 	where, args := whereDeadLetters(q)
 	if dryRun {
@@ -146,8 +148,39 @@ func (s *Store) moveDeadLetters(ctx context.Context, attempt string, q definitio
 		err := s.pool.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) FROM dead_letters WHERE %s`, where), args...).Scan(&n)
 		return n, translate(attempt, err)
 	}
-	tag, err := s.pool.Exec(ctx, fmt.Sprintf(`UPDATE dead_letters SET %s WHERE %s`, set, where), args...)
-	return int(tag.RowsAffected()), translate(attempt, err)
+	moved := 0
+	err := s.tx(ctx, attempt, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, fmt.Sprintf(`UPDATE dead_letters SET status = $%d, %s WHERE %s`, len(args)+1, set, where), append(args, to)...)
+		if moved = int(tag.RowsAffected()); err != nil || moved == 0 {
+			return err
+		}
+		row := audited{action: action, target: definition.Target{Kind: definition.TargetDeadLetter, ID: q.ID}}
+		after := map[string]any{"status": to}
+		if q.ID == "" {
+			after["count"], after["filter"] = moved, filterOfDeadLetters(q)
+		}
+		if row.before, row.after, err = told(map[string]any{"status": definition.DeadLetterOpen}, after); err != nil {
+			return err
+		}
+		return row.record(ctx, tx)
+	})
+	return moved, err
+}
+
+// filterOfDeadLetters is a choice of dead letters as the API takes it.
+func filterOfDeadLetters(q definition.SelectDeadLetters) map[string]any {
+	out := map[string]any{}
+	for name, value := range map[string]string{"reason": q.Reason, "event_id": q.EventID} {
+		if value != "" {
+			out[name] = value
+		}
+	}
+	for name, at := range map[string]time.Time{"from": q.From, "to": q.To} {
+		if !at.IsZero() {
+			out[name] = at.UTC()
+		}
+	}
+	return out
 }
 
 // claimedFor is how long a router has for the dead letters that it claimed, before another one takes them.

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/activity-core/activity-core/internal/access"
@@ -43,7 +45,7 @@ func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (
 		if err := followDefinition(ctx, tx, id, 1, nil, &doc, nil); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, change{id: id, action: "create", revision: 1, doc: &doc, after: data}); err != nil {
+		if err := recordChange(ctx, tx, change{id: id, action: definition.ActionCreate, revision: 1, doc: &doc, after: data}); err != nil {
 			return err
 		}
 		stored, err = readDefinition(ctx, tx, id, false)
@@ -118,11 +120,11 @@ func (s *Store) ListDefinitions(ctx context.Context, q definition.ListDefinition
 	return list, translate("list definitions", err)
 }
 
-// UpdateDefinition changes a live definition in one transaction: change receives the document in force and returns the
+// UpdateDefinition changes a live definition in one transaction: edit receives the document in force and returns the
 // wanted one. A document that means the same makes no revision. Errors: ErrNotFound, ErrNameTaken, an InvalidError when the wanted one
-// would be out of the caller's scope, and those of change.
+// would be out of the caller's scope, and those of edit.
 func (s *Store) UpdateDefinition(
-	ctx context.Context, id string, edit func(definition.Document) (definition.Document, error),
+	ctx context.Context, id string, by definition.Change, edit func(definition.Document) (definition.Document, error),
 ) (definition.Stored, error) {
 	var stored definition.Stored
 	var judged []definition.Judged
@@ -169,8 +171,8 @@ func (s *Store) UpdateDefinition(
 		if err := followDefinition(ctx, tx, id, now.Revision+1, &now.Document, &doc, state); err != nil {
 			return err
 		}
-		err = recordChange(ctx, tx, change{id: id, action: "update", revision: now.Revision + 1, doc: &doc,
-			before: before, after: after, hadSchedule: now.Trigger.FollowsClock()})
+		err = recordChange(ctx, tx, change{id: id, action: cmp.Or(by.Action, definition.ActionUpdate), rolledBackTo: by.RolledBackTo,
+			revision: now.Revision + 1, doc: &doc, before: before, after: after, hadSchedule: now.Trigger.FollowsClock()})
 		if err != nil {
 			return err
 		}
@@ -211,7 +213,7 @@ func (s *Store) DeleteDefinition(ctx context.Context, id string) error {
 		if err := followDefinition(ctx, tx, id, now.Revision+1, &now.Document, nil, state); err != nil {
 			return err
 		}
-		return recordChange(ctx, tx, change{id: id, action: "delete", revision: now.Revision + 1, before: before,
+		return recordChange(ctx, tx, change{id: id, action: definition.ActionDelete, revision: now.Revision + 1, before: before,
 			hadSchedule: now.Trigger.FollowsClock()})
 	})
 	s.tell(judged, err)
@@ -240,20 +242,23 @@ func (s *Store) CountDefinitions(ctx context.Context) (map[definition.TriggerTyp
 
 // change is what every write of a definition leaves behind besides the row itself.
 type change struct {
-	id, action  string
-	revision    int
-	doc         *definition.Document // nil for a deletion
-	before      []byte
-	after       []byte
-	hadSchedule bool
+	id           string
+	action       definition.Action
+	rolledBackTo int // a revision; 0 for none
+	revision     int
+	doc          *definition.Document // nil for a deletion
+	before       []byte
+	after        []byte
+	hadSchedule  bool
 }
 
 func recordChange(ctx context.Context, tx pgx.Tx, c change) error {
 	if c.doc != nil {
 		_, err := tx.Exec(ctx, `
-			INSERT INTO definition_revisions (definition_id, revision, document, run_limit, run_timeout, actor, action, created_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, now())`,
-			c.id, c.revision, c.after, c.doc.Limits(definition.KindEvent).Limit, c.doc.RunTimeout(), access.From(ctx).Name, c.action)
+			INSERT INTO definition_revisions (definition_id, revision, document, run_limit, run_timeout, actor, action, rolled_back_to, created_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, NULLIF($8, 0), now())`,
+			c.id, c.revision, c.after, c.doc.Limits(definition.KindEvent).Limit, c.doc.RunTimeout(), access.From(ctx).Name, c.action,
+			c.rolledBackTo)
 		if err != nil {
 			return err
 		}
@@ -272,8 +277,32 @@ func recordChange(ctx context.Context, tx pgx.Tx, c change) error {
 			return err
 		}
 	}
+	after := c.after
+	if c.rolledBackTo > 0 {
+		var err error
+		if after, err = withMember(c.after, rolledBackTo, c.rolledBackTo); err != nil {
+			return err
+		}
+	}
 	return audited{action: c.action, target: definition.Target{Kind: definition.TargetDefinition, ID: c.id}, id: c.id,
-		revision: c.revision, before: c.before, after: c.after}.record(ctx, tx)
+		revision: c.revision, before: c.before, after: after}.record(ctx, tx)
+}
+
+// rolledBackTo is the member of the audit trail's document that says which revision came back.
+const rolledBackTo = "rolled_back_to"
+
+// withMember returns a JSON object with one more member.
+func withMember(data []byte, name string, value any) ([]byte, error) {
+	members := map[string]jsontext.Value{}
+	encoded, err := json.Marshal(value)
+	if err == nil {
+		err = json.Unmarshal(data, &members)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("add %s to a document: %w", name, err)
+	}
+	members[name] = encoded
+	return json.Marshal(members, json.Deterministic(true))
 }
 
 // keepLabels makes the table by which runs are found by labels say what the definition does. A deleted definition keeps its own.

@@ -247,7 +247,7 @@ func TestLimitOfNewestRevision(t *testing.T) {
 	}
 	setLimit := func(limit int) {
 		t.Helper()
-		if _, err := s.UpdateDefinition(ctx, id, func(d definition.Document) (definition.Document, error) {
+		if _, err := s.UpdateDefinition(ctx, id, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 			c := *d.Concurrency
 			c.Limit = limit
 			d.Concurrency = &c

@@ -56,12 +56,30 @@ func (s *Store) CreateReplay(ctx context.Context, req definition.ReplayRequest) 
 		_, err = tx.Exec(ctx, `
 			INSERT INTO replays (id, from_at, to_at, event_types, definition_ids, dry_run, status)
 			VALUES ($1, $2, $3, $4, $5, $6, 'pending')`, id, req.From, req.To, types, req.DefinitionIDs, req.DryRun)
-		return err
+		if err != nil || req.DryRun {
+			return err
+		}
+		return recordReplay(ctx, tx, definition.ActionReplayCreate, id, req.DefinitionIDs, nil,
+			map[string]any{"from": req.From.UTC(), "to": req.To.UTC(), "event_types": types, "definition_ids": req.DefinitionIDs})
 	})
 	if err != nil {
 		return definition.Replay{}, err
 	}
 	return s.GetReplay(ctx, id)
+}
+
+// recordReplay writes a row of the audit trail about a replay. It is about a definition where the replay is of that one alone.
+func recordReplay(ctx context.Context, tx pgx.Tx, action definition.Action, id string, definitionIDs []string,
+	before, after map[string]any) error {
+	row := audited{action: action, target: definition.Target{Kind: definition.TargetReplay, ID: id}}
+	if len(definitionIDs) == 1 {
+		row.id = definitionIDs[0]
+	}
+	var err error
+	if row.before, row.after, err = told(before, after); err != nil {
+		return err
+	}
+	return row.record(ctx, tx)
 }
 
 const replayColumns = `id::text, seq, from_at, to_at, event_types, definition_ids::text[], dry_run, status, error, next_seq, counted::text,
@@ -107,12 +125,26 @@ func (s *Store) ListReplays(ctx context.Context, q definition.ListReplays) ([]de
 // CancelReplay ends an active replay: the router that works on it stops at its next step, and the runs that were made go on. A
 // replay that has ended stays as it is. ErrNotFound: there is none.
 func (s *Store) CancelReplay(ctx context.Context, id string) (definition.Replay, error) {
-	scope, args := allWithin(ctx, "definition_ids", []any{id})
-	_, err := s.pool.Exec(ctx, `
-		UPDATE replays SET status = 'canceled', finished_at = now()
-		WHERE id = $1 AND status IN ('pending', 'counting', 'running')`+scope, args...)
+	err := s.tx(ctx, "cancel replay "+id, func(tx pgx.Tx) error {
+		var before definition.ReplayStatus
+		var definitionIDs []string
+		scope, args := allWithin(ctx, "definition_ids", []any{id})
+		err := tx.QueryRow(ctx, `
+			WITH before AS (SELECT id, status FROM replays WHERE id = $1 AND status IN ('pending', 'counting', 'running')`+scope+`
+			                FOR UPDATE)
+			UPDATE replays r SET status = 'canceled', finished_at = now() FROM before WHERE r.id = before.id
+			RETURNING before.status, r.definition_ids::text[]`, args...).Scan(&before, &definitionIDs)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil // GetReplay tells whether there is one
+		}
+		if err != nil {
+			return err
+		}
+		return recordReplay(ctx, tx, definition.ActionReplayCancel, id, definitionIDs, map[string]any{"status": before},
+			map[string]any{"status": definition.ReplayCanceled})
+	})
 	if err != nil {
-		return definition.Replay{}, translate("cancel replay "+id, err)
+		return definition.Replay{}, err
 	}
 	return s.GetReplay(ctx, id)
 }

@@ -205,7 +205,7 @@ func TestRetentionOfTheRest(t *testing.T) {
 	s, ctx := newStore(t), t.Context()
 	live := create(t, s, manual)
 	for i := range 3 {
-		_, err := s.UpdateDefinition(ctx, live.ID, func(d definition.Document) (definition.Document, error) {
+		_, err := s.UpdateDefinition(ctx, live.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 			return d.Merge(fmt.Appendf(nil, `{"description": "%d"}`, i))
 		})
 		if err != nil {

@@ -21,12 +21,12 @@ const maxSweepPause = 10 * time.Minute
 // AcceptRuns commits one ledger row for each occurrence that has none yet, in one statement, and returns the new ones, with what is
 // needed to start them. An occurrence that cannot be run is among them, closed: its Status says so. An occurrence whose row exists
 // already, and one whose definition was deleted, adds nothing. Errors: ErrUnavailable, and ErrNotStorable when a value of any of them
-// is refused, in which case none is stored.
+// is refused, in which case none is stored. Those that were asked for by hand are noted in the audit trail.
 func (s *Store) AcceptRuns(ctx context.Context, occurrences []definition.Occurrence) ([]definition.Start, error) {
 	args := acceptArgs(occurrences)
 	var starts []definition.Start
 	err := retried(func() error {
-		rows, err := s.pool.Query(ctx, acceptRuns+acceptOrder, args...)
+		rows, err := s.pool.Query(ctx, acceptNoted, append(args, who(ctx), definition.ActionRunTrigger)...)
 		if err != nil {
 			return err
 		}
@@ -57,10 +57,23 @@ const acceptRuns = `
 	JOIN definitions d ON d.id = o.definition_id AND d.deleted_at IS NULL
 	JOIN definition_revisions r ON r.definition_id = d.id AND r.revision = COALESCE(NULLIF(o.revision, 0), d.revision)`
 
-const acceptOrder = `
+const acceptOnce = `
 	ORDER BY o.place
 	ON CONFLICT (definition_id, occurrence_key) DO NOTHING
-	RETURNING ` + startColumns + `, status`
+	RETURNING `
+
+const acceptOrder = acceptOnce + startColumns + `, status`
+
+// acceptNoted is acceptRuns with rows of the audit trail, without the inputs: those of the runs are to be found there.
+const acceptNoted = `
+	WITH accepted AS (` + acceptRuns + acceptOnce + `id, definition_id, definition_name, revision, occurrence_key, run_limit, catch_up,
+		run_timeout, start_attempts, first_tried_at, accepted_at, kind, status),
+	noted AS (
+		INSERT INTO audit (` + auditWho + `, action, target_kind, target_id, definition_id, revision, after)
+		SELECT ($17::text[])[1], ($17::text[])[2], ($17::text[])[3], ($17::text[])[4], $18, 'run', id::text, definition_id, revision,
+		       json_build_object('run_id', id)
+		FROM accepted WHERE kind = 'manual')
+	SELECT ` + startColumns + `, status FROM accepted`
 
 // acceptArgs returns the arguments of acceptRuns. The rows are sorted: two batches that insert the same keys in different
 // orders would deadlock.

@@ -83,7 +83,7 @@ func TestScope(t *testing.T) {
 		others error // nil: an InvalidError
 	}{
 		{"GetDefinition", func(w scoped) error { _, err := s.GetDefinition(ctx, w.clocked.ID); return err }, definition.ErrNotFound},
-		{"UpdateDefinition", func(w scoped) error { _, err := s.UpdateDefinition(ctx, w.clocked.ID, same); return err }, definition.ErrNotFound},
+		{"UpdateDefinition", func(w scoped) error { _, err := s.UpdateDefinition(ctx, w.clocked.ID, definition.Change{}, same); return err }, definition.ErrNotFound},
 		{"GetRunDetail", func(w scoped) error { _, err := s.GetRunDetail(ctx, w.run.RunID); return err }, definition.ErrNotFound},
 		{"GetTask", func(w scoped) error { _, _, err := s.GetTask(ctx, w.run.RunID, "ok", 0, 1); return err }, definition.ErrNotFound},
 		{"GetBackfill", func(w scoped) error { _, err := s.GetBackfill(ctx, w.backfill.ID); return err }, definition.ErrNotFound},
@@ -220,14 +220,14 @@ func TestScopeOfWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, patch := range []string{`{"labels": {"team": null}}`, `{"labels": {"team": "b"}}`, `{"labels": null}`} {
-		_, err := s.UpdateDefinition(a, mine.ID, func(d definition.Document) (definition.Document, error) { return d.Merge([]byte(patch)) })
+		_, err := s.UpdateDefinition(a, mine.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) { return d.Merge([]byte(patch)) })
 		refused(err, "labels.team")
 	}
-	_, err = s.UpdateDefinition(a, mine.ID, func(d definition.Document) (definition.Document, error) {
+	_, err = s.UpdateDefinition(a, mine.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		return d.Merge([]byte(`{"trigger_config": {"trigger_type": "event", "event_type": "run.failed"}}`))
 	})
 	refused(err, "trigger_config.filters.labels.team")
-	changed, err := s.UpdateDefinition(a, mine.ID, func(d definition.Document) (definition.Document, error) {
+	changed, err := s.UpdateDefinition(a, mine.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		return d.Merge([]byte(`{"labels": {"tier": "2"}}`))
 	})
 	if err != nil || changed.Revision != 2 {
@@ -268,7 +268,7 @@ func TestRelabeledMeanwhile(t *testing.T) {
 	locked, goOn := make(chan struct{}), make(chan struct{})
 	first, second := make(chan error, 1), make(chan error, 1)
 	go func() {
-		_, err := s.UpdateDefinition(t.Context(), d.ID, func(d definition.Document) (definition.Document, error) {
+		_, err := s.UpdateDefinition(t.Context(), d.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 			close(locked)
 			<-goOn
 			return d.Merge([]byte(`{"labels": {"team": "b"}}`))
@@ -277,7 +277,7 @@ func TestRelabeledMeanwhile(t *testing.T) {
 	}()
 	<-locked
 	go func() {
-		_, err := s.UpdateDefinition(limited(t.Context(), "team", "a"), d.ID, func(d definition.Document) (definition.Document, error) {
+		_, err := s.UpdateDefinition(limited(t.Context(), "team", "a"), d.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 			return d.Merge([]byte(`{"description": "still mine"}`))
 		})
 		second <- err

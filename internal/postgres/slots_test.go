@@ -186,7 +186,7 @@ func TestSettlersTogether(t *testing.T) {
 			}
 		})
 		wg.Go(func() {
-			_, err := s.UpdateDefinition(ctx, id, func(d definition.Document) (definition.Document, error) {
+			_, err := s.UpdateDefinition(ctx, id, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 				return d.Merge(fmt.Appendf(nil, `{"description": "edit %d"}`, i))
 			})
 			if err != nil {
@@ -236,7 +236,7 @@ func TestChangesJudgeUnderTheOldRevision(t *testing.T) {
 }
 
 func edit(s *Store, id, patch string) error {
-	_, err := s.UpdateDefinition(context.Background(), id, func(d definition.Document) (definition.Document, error) {
+	_, err := s.UpdateDefinition(context.Background(), id, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		return d.Merge([]byte(patch))
 	})
 	return err

@@ -368,7 +368,7 @@ func recordRerun(ctx context.Context, tx pgx.Tx, run *definition.Run, from defin
 	if err != nil {
 		return err
 	}
-	return audited{action: "run.rerun", target: definition.Target{Kind: definition.TargetRun, ID: run.ID}, id: run.DefinitionID,
+	return audited{action: definition.ActionRunRerun, target: definition.Target{Kind: definition.TargetRun, ID: run.ID}, id: run.DefinitionID,
 		revision: run.Revision, after: after}.record(ctx, tx)
 }
 
@@ -473,9 +473,9 @@ func (s *Store) DecideTask(ctx context.Context, d definition.Decision) (workflow
 	if err != nil {
 		return "", task, translate(attempt, err)
 	}
-	status, action, text := definition.TaskSucceeded, "run.approve", ""
+	status, action, text := definition.TaskSucceeded, definition.ActionRunApprove, ""
 	if !d.Approved {
-		status, action, text = definition.TaskFailed, "run.reject", rejectedText(d)
+		status, action, text = definition.TaskFailed, definition.ActionRunReject, rejectedText(d)
 	}
 	err = s.pool.QueryRow(ctx, `
 		WITH decided AS (

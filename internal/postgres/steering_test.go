@@ -18,7 +18,7 @@ import (
 func auditOf(t *testing.T, s *Store, id string) []string {
 	t.Helper()
 	rows, err := s.pool.Query(t.Context(), `
-		SELECT action || ' ' || revision || ' ' || COALESCE(after ->> 'note', '') FROM audit WHERE definition_id = $1 AND action LIKE 'run.%'
+		SELECT action || ' ' || revision || ' ' || COALESCE(after ->> 'note', '') FROM audit WHERE definition_id = $1 AND action LIKE 'run.%' AND action <> 'run.trigger'
 		ORDER BY id`, id)
 	if err != nil {
 		t.Fatal(err)
@@ -199,7 +199,7 @@ func TestRerunRun(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.UpdateDefinition(ctx, id, func(d definition.Document) (definition.Document, error) {
+	if _, err := s.UpdateDefinition(ctx, id, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		return d.Merge([]byte(`{"description": "newer"}`))
 	}); err != nil {
 		t.Fatal(err)

@@ -61,24 +61,24 @@ func TestDefinitionLife(t *testing.T) {
 		t.Errorf("second of the name: %v, want ErrNameTaken", err)
 	}
 
-	same, err := s.UpdateDefinition(ctx, created.ID, func(d definition.Document) (definition.Document, error) { return d, nil })
+	same, err := s.UpdateDefinition(ctx, created.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) { return d, nil })
 	if err != nil || same.Revision != 1 {
 		t.Errorf("update to the same: revision %d, %v; want 1", same.Revision, err)
 	}
-	off, err := s.UpdateDefinition(ctx, created.ID, func(d definition.Document) (definition.Document, error) {
+	off, err := s.UpdateDefinition(ctx, created.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		return d.Replace([]byte(`{"enabled": false}`))
 	})
 	if err != nil || off.Revision != 2 || off.Enabled || !off.EnabledSince.Equal(created.EnabledSince) {
 		t.Errorf("disabled = %+v, %v", off, err)
 	}
-	on, err := s.UpdateDefinition(ctx, created.ID, func(d definition.Document) (definition.Document, error) {
+	on, err := s.UpdateDefinition(ctx, created.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		return d.Merge([]byte(`{"enabled": true}`))
 	})
 	if err != nil || on.Revision != 3 || !on.EnabledSince.After(created.EnabledSince) {
 		t.Errorf("enabled again = %+v, %v; want a later EnabledSince", on, err)
 	}
 	other := create(t, s, manual)
-	_, err = s.UpdateDefinition(ctx, other.ID, func(d definition.Document) (definition.Document, error) {
+	_, err = s.UpdateDefinition(ctx, other.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		d.Name = "on-event"
 		return d, nil
 	})
@@ -342,7 +342,7 @@ func TestBeginOfDisabledAndDeleted(t *testing.T) {
 	d := create(t, s, event)
 	byEvent, byHand := accept(t, s, d.ID, definition.KindEvent, 1), accept(t, s, d.ID, definition.KindManual, 1)
 	late := accept(t, s, d.ID, definition.KindManual, 2)
-	_, err := s.UpdateDefinition(ctx, d.ID, func(doc definition.Document) (definition.Document, error) {
+	_, err := s.UpdateDefinition(ctx, d.ID, definition.Change{}, func(doc definition.Document) (definition.Document, error) {
 		doc.Enabled = false
 		return doc, nil
 	})
@@ -484,7 +484,7 @@ func TestSyncLeases(t *testing.T) {
 		t.Errorf("settle with an old lease: %v, want ErrLeaseLost", err)
 	}
 	// A change during the lease leaves it dirty.
-	_, err = s.UpdateDefinition(ctx, d.ID, func(doc definition.Document) (definition.Document, error) {
+	_, err = s.UpdateDefinition(ctx, d.ID, definition.Change{}, func(doc definition.Document) (definition.Document, error) {
 		doc.Enabled = false
 		return doc, nil
 	})

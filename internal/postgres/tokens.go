@@ -12,13 +12,6 @@ import (
 	"github.com/activity-core/activity-core/internal/definition"
 )
 
-// Actions on tokens, in the audit trail.
-const (
-	tokenCreated = "token.create"
-	tokenRotated = "token.rotate"
-	tokenRevoked = "token.revoke"
-)
-
 // CreateToken stores the hash and the hint of a token, and what it is good for.
 func (s *Store) CreateToken(ctx context.Context, r access.TokenRequest, token string) (access.Token, error) {
 	labels, err := labelsJSON(r.Labels)
@@ -36,7 +29,7 @@ func (s *Store) CreateToken(ctx context.Context, r access.TokenRequest, token st
 		if err != nil {
 			return err
 		}
-		return auditToken(ctx, tx, tokenCreated, nil, &stored, "")
+		return auditToken(ctx, tx, definition.ActionTokenCreate, nil, &stored, "")
 	})
 	return stored, err
 }
@@ -80,7 +73,7 @@ func (s *Store) RotateToken(ctx context.Context, id string, overlap time.Duratio
 		if err != nil {
 			return err
 		}
-		return auditToken(ctx, tx, tokenRotated, &old, &ended, newID)
+		return auditToken(ctx, tx, definition.ActionTokenRotate, &old, &ended, newID)
 	})
 	return stored, err
 }
@@ -101,7 +94,7 @@ func (s *Store) RevokeToken(ctx context.Context, id string) (access.Token, error
 		if err != nil {
 			return err
 		}
-		return auditToken(ctx, tx, tokenRevoked, &old, &stored, "")
+		return auditToken(ctx, tx, definition.ActionTokenRevoke, &old, &stored, "")
 	})
 	return stored, err
 }
@@ -182,7 +175,7 @@ type tokenFacts struct {
 	RotatedInto    string            `json:"rotated_into,omitempty"`
 }
 
-func auditToken(ctx context.Context, tx pgx.Tx, action string, before, after *access.Token, into string) error {
+func auditToken(ctx context.Context, tx pgx.Tx, action definition.Action, before, after *access.Token, into string) error {
 	facts := func(t *access.Token, into string) ([]byte, error) {
 		if t == nil {
 			return nil, nil

@@ -257,7 +257,7 @@ func TestReadYourWrites(t *testing.T) {
 	s.start(t)
 	s.start(t)
 	disable := func(id string) {
-		_, err := s.store.UpdateDefinition(t.Context(), id, func(d definition.Document) (definition.Document, error) {
+		_, err := s.store.UpdateDefinition(t.Context(), id, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 			d.Enabled = false
 			return d, nil
 		})

@@ -53,7 +53,7 @@ func (s *stand) publishedAt(t *testing.T, seq uint64) time.Time {
 
 func (s *stand) disable(t *testing.T, id string) {
 	t.Helper()
-	_, err := s.store.UpdateDefinition(t.Context(), id, func(d definition.Document) (definition.Document, error) {
+	_, err := s.store.UpdateDefinition(t.Context(), id, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		d.Enabled = false
 		return d, nil
 	})

@@ -71,7 +71,7 @@ func (b *bundle) create(t *testing.T, document string) string {
 
 func (b *bundle) edit(t *testing.T, id, patch string) {
 	t.Helper()
-	_, err := b.store.UpdateDefinition(t.Context(), id, func(d definition.Document) (definition.Document, error) {
+	_, err := b.store.UpdateDefinition(t.Context(), id, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 		return d.Merge([]byte(patch))
 	})
 	if err != nil {
