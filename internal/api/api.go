@@ -46,12 +46,13 @@ type definitionReader interface {
 }
 
 // definitionWriter changes definitions. Create and Update fail with definition.ErrNameTaken, Update and Delete with
-// definition.ErrNotFound; an error of change comes back as it is, perhaps wrapped.
+// definition.ErrNotFound and, when another revision is in force than the wanted ones, with a *definition.RevisionError; an error of
+// change comes back as it is, perhaps wrapped.
 type definitionWriter interface {
 	CreateDefinition(ctx context.Context, d definition.Document) (definition.Stored, error)
 	UpdateDefinition(ctx context.Context, id string,
-		change func(definition.Document) (definition.Document, error)) (definition.Stored, error)
-	DeleteDefinition(ctx context.Context, id string) error
+		change func(definition.Document) (definition.Document, error), when ...definition.Match) (definition.Stored, error)
+	DeleteDefinition(ctx context.Context, id string, when ...definition.Match) error
 }
 
 // runReader reads the ledger. GetRunDetail and GetTask fail with definition.ErrNotFound.
@@ -109,7 +110,9 @@ type replayStore interface {
 	CancelReplay(ctx context.Context, id string) (definition.Replay, error)
 }
 
-// Store is the storage that the API needs. Every method fails with definition.ErrUnavailable when it may succeed later.
+// Store is the storage that the API needs. Every method fails with definition.ErrUnavailable when it may succeed later, and one that
+// changes something with definition.ErrOutcomeUnknown as well when it may have succeeded. What is made or changed under the claim of an
+// Idempotency-Key (access.Claim) is noted there, and fails with definition.ErrClaimLost when another request has taken over.
 type Store interface {
 	definitionReader
 	definitionWriter
@@ -119,6 +122,7 @@ type Store interface {
 	deadLetterStore
 	eventReader
 	replayStore
+	keyStore
 	definitionCounter
 }
 

@@ -22,6 +22,7 @@ const someID = "0197a1b2-3c4d-7e5f-8a9b-0c1d2e3f4a5b"
 type fakeStore struct {
 	create func(definition.Document) (definition.Stored, error)
 	update func(func(definition.Document) (definition.Document, error)) (definition.Stored, error)
+	fails  func(when []definition.Match) error // of updates and deletions
 	get    func(id string) (definition.Stored, error)
 	getRun func(id string) (definition.RunDetail, error)
 	runs   func(definition.ListRuns) ([]definition.Run, error)
@@ -47,6 +48,8 @@ type fakeStore struct {
 	createReplay func(definition.ReplayRequest) (definition.Replay, error)
 	getReplay    func(id string) (definition.Replay, error)
 	replays      func(definition.ListReplays) ([]definition.Replay, error)
+
+	fakeKeys
 }
 
 var errNotExpected = errors.New("this call was not expected")
@@ -59,14 +62,22 @@ func (s *fakeStore) CreateDefinition(_ context.Context, d definition.Document) (
 }
 
 func (s *fakeStore) UpdateDefinition(_ context.Context, _ string,
-	change func(definition.Document) (definition.Document, error)) (definition.Stored, error) {
+	change func(definition.Document) (definition.Document, error), when ...definition.Match) (definition.Stored, error) {
+	if s.fails != nil {
+		return definition.Stored{}, s.fails(when)
+	}
 	if s.update == nil {
 		return definition.Stored{}, errNotExpected
 	}
 	return s.update(change)
 }
 
-func (s *fakeStore) DeleteDefinition(context.Context, string) error { return errNotExpected }
+func (s *fakeStore) DeleteDefinition(_ context.Context, _ string, when ...definition.Match) error {
+	if s.fails != nil {
+		return s.fails(when)
+	}
+	return errNotExpected
+}
 
 func (s *fakeStore) GetDefinition(_ context.Context, id string) (definition.Stored, error) {
 	if s.get == nil {

@@ -12,12 +12,22 @@ import (
 )
 
 type definitionOutput struct {
+	ETag string `header:"ETag" doc:"The revision, for If-Match. It does not change with sync."`
 	Body Definition
+}
+
+func definitionAnswer(stored definition.Stored) *definitionOutput {
+	return &definitionOutput{ETag: etag(stored.Revision), Body: definitionJSON(stored)}
 }
 
 type createdOutput struct {
 	Location string `header:"Location" doc:"The path of the new definition."`
+	ETag     string `header:"ETag" doc:"The revision, for If-Match. It does not change with sync."`
 	Body     Definition
+}
+
+func createdAnswer(stored definition.Stored) *createdOutput {
+	return &createdOutput{Location: "/activity-definitions/" + stored.ID, ETag: etag(stored.Revision), Body: definitionJSON(stored)}
 }
 
 type definitionIDInput struct {
@@ -30,12 +40,19 @@ type createInput struct {
 
 type changeInput struct {
 	definitionBody
-	ID string `path:"id" format:"uuid" doc:"The definition's id."`
+	ID      string       `path:"id" format:"uuid" doc:"The definition's id."`
+	IfMatch ifMatchParam `header:"If-Match" doc:"Only if this is the ETag, or * for any; several with commas between them."`
+}
+
+type deleteInput struct {
+	ID      string       `path:"id" format:"uuid" doc:"The definition's id."`
+	IfMatch ifMatchParam `header:"If-Match" doc:"Only if this is the ETag, or * for any; several with commas between them."`
 }
 
 type pauseInput struct {
 	fieldsBody[pauseFields]
-	ID string `path:"id" format:"uuid" doc:"The definition's id."`
+	ID      string       `path:"id" format:"uuid" doc:"The definition's id."`
+	IfMatch ifMatchParam `header:"If-Match" doc:"Only if this is the ETag, or * for any; several with commas between them."`
 }
 
 type pauseFields struct {
@@ -44,7 +61,8 @@ type pauseFields struct {
 
 type resumeInput struct {
 	fieldsBody[struct{}]
-	ID string `path:"id" format:"uuid" doc:"The definition's id."`
+	ID      string       `path:"id" format:"uuid" doc:"The definition's id."`
+	IfMatch ifMatchParam `header:"If-Match" doc:"Only if this is the ETag, or * for any; several with commas between them."`
 }
 
 type listDefinitionsInput struct {
@@ -89,6 +107,14 @@ func (a *API) listDefinitions(ctx context.Context, in *listDefinitionsInput) (*d
 }
 
 func (a *API) createDefinition(ctx context.Context, in *createInput) (*createdOutput, error) {
+	if id := madeBefore(ctx); id != "" {
+		stored, err := a.store.GetDefinition(ctx, id)
+		if err != nil {
+			return nil, missing(err, "definition", id)
+		}
+		a.syncSchedule(ctx, &stored)
+		return createdAnswer(stored), nil
+	}
 	doc, err := definition.ParseDocument(in.data)
 	if err != nil {
 		return nil, err
@@ -101,7 +127,7 @@ func (a *API) createDefinition(ctx context.Context, in *createInput) (*createdOu
 		return nil, err
 	}
 	a.syncSchedule(ctx, &stored)
-	return &createdOutput{Location: "/activity-definitions/" + stored.ID, Body: definitionJSON(stored)}, nil
+	return createdAnswer(stored), nil
 }
 
 func (a *API) getDefinition(ctx context.Context, in *definitionIDInput) (*definitionOutput, error) {
@@ -113,15 +139,15 @@ func (a *API) getDefinition(ctx context.Context, in *definitionIDInput) (*defini
 	if err != nil {
 		return nil, missing(err, "definition", id)
 	}
-	return &definitionOutput{Body: definitionJSON(stored)}, nil
+	return definitionAnswer(stored), nil
 }
 
 func (a *API) replaceDefinition(ctx context.Context, in *changeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in.ID, func(d definition.Document) (definition.Document, error) { return d.Replace(in.data) })
+	return a.changeDefinition(ctx, in.ID, in.IfMatch, func(d definition.Document) (definition.Document, error) { return d.Replace(in.data) })
 }
 
 func (a *API) mergeDefinition(ctx context.Context, in *changeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in.ID, func(d definition.Document) (definition.Document, error) { return d.Merge(in.data) })
+	return a.changeDefinition(ctx, in.ID, in.IfMatch, func(d definition.Document) (definition.Document, error) { return d.Merge(in.data) })
 }
 
 // pauseDefinition keeps the reason of an earlier pause unless another one is given, so that asking twice changes nothing.
@@ -130,7 +156,7 @@ func (a *API) pauseDefinition(ctx context.Context, in *pauseInput) (*definitionO
 	if reason != nil && utf8.RuneCountInString(*reason) > definition.MaxPauseReason {
 		return nil, definition.Invalid("reason", "max_length", "must be at most %d characters long", definition.MaxPauseReason)
 	}
-	return a.changeDefinition(ctx, in.ID, func(d definition.Document) (definition.Document, error) {
+	return a.changeDefinition(ctx, in.ID, in.IfMatch, func(d definition.Document) (definition.Document, error) {
 		if reason == nil {
 			return d.Pause(d.PauseReason)
 		}
@@ -139,21 +165,31 @@ func (a *API) pauseDefinition(ctx context.Context, in *pauseInput) (*definitionO
 }
 
 func (a *API) resumeDefinition(ctx context.Context, in *resumeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in.ID, definition.Document.Resume)
+	return a.changeDefinition(ctx, in.ID, in.IfMatch, definition.Document.Resume)
 }
 
-func (a *API) changeDefinition(ctx context.Context, idText string,
+func (a *API) changeDefinition(ctx context.Context, idText string, ifMatch ifMatchParam,
 	change func(definition.Document) (definition.Document, error)) (*definitionOutput, error) {
 	id, err := definition.ParseID(idText)
 	if err != nil {
 		return nil, err
 	}
+	var f faults
+	match := ifMatch.parse(&f)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
 	var wanted definition.Document
-	stored, err := a.store.UpdateDefinition(ctx, id, func(d definition.Document) (definition.Document, error) {
-		var err error
-		wanted, err = change(d)
-		return wanted, err
-	})
+	var stored definition.Stored
+	if madeBefore(ctx) == "" {
+		stored, err = a.store.UpdateDefinition(ctx, id, func(d definition.Document) (definition.Document, error) {
+			var err error
+			wanted, err = change(d)
+			return wanted, err
+		}, match)
+	} else { // changed already; whatever others did to it since then stays
+		stored, err = a.store.GetDefinition(ctx, id)
+	}
 	if errors.Is(err, definition.ErrNameTaken) {
 		return nil, nameTaken(wanted.Name)
 	}
@@ -161,17 +197,25 @@ func (a *API) changeDefinition(ctx context.Context, idText string,
 		return nil, missing(err, "definition", id)
 	}
 	a.syncSchedule(ctx, &stored)
-	return &definitionOutput{Body: definitionJSON(stored)}, nil
+	return definitionAnswer(stored), nil
 }
 
-func (a *API) deleteDefinition(ctx context.Context, in *definitionIDInput) (*struct{}, error) {
+func (a *API) deleteDefinition(ctx context.Context, in *deleteInput) (*struct{}, error) {
 	id, err := definition.ParseID(in.ID)
 	if err != nil {
 		return nil, err
 	}
+	var f faults
+	match := in.IfMatch.parse(&f)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	if madeBefore(ctx) != "" {
+		return nil, nil
+	}
 	before, err := a.store.GetDefinition(ctx, id)
 	if err == nil {
-		err = a.store.DeleteDefinition(ctx, id)
+		err = a.store.DeleteDefinition(ctx, id, match)
 	}
 	if err != nil {
 		return nil, missing(err, "definition", id)

@@ -25,7 +25,7 @@ func (a *API) middleware() chi.Middlewares {
 			write(w, r)
 	}))
 	return chi.Middlewares{withRequestID, a.observe, a.recoverPanics, secure, canonicalPath, crossOrigin.Handler,
-		middleware.GetHead, a.withDeadline}
+		middleware.GetHead, joinIfMatch, a.withDeadline}
 }
 
 type contextKey int

@@ -27,7 +27,7 @@ func (a *API) routes(health, ready http.Handler) error {
 	a.router.Use(a.middleware()...)
 	a.router.NotFound(a.routeNotFound)
 	a.router.MethodNotAllowed(a.methodNotAllowed)
-	a.huma.UseMiddleware(a.authorize, checkQuery)
+	a.huma.UseMiddleware(a.authorize, checkQuery, a.onlyOnce)
 	defineSchemas(a.huma.OpenAPI().Components.Schemas)
 
 	// Called by people, by deployment scripts and by the console.
@@ -42,13 +42,13 @@ func (a *API) routes(health, ready http.Handler) error {
 	handle(a, "update-definition", put("/activity-definitions/{id}"), access.Editor, "Change fields of a definition", tagDefinitions,
 		"Puts each top-level field that is given in the place of the old one; the others stay as they are. null resets a "+
 			"field to its default. A change makes a new revision; a body that changes nothing does not.",
-		replaceBody(), a.replaceDefinition, 400, 404, 409, 413, 415)
+		replaceBody(), a.replaceDefinition, 400, 404, 409, 412, 413, 415)
 	handle(a, "patch-definition", patch("/activity-definitions/{id}"), access.Editor, "Merge a patch into a definition", tagDefinitions,
 		"JSON Merge Patch (RFC 7396): objects are merged member by member, lists are replaced, null removes. A trigger_config "+
 			"with another trigger_type replaces the old one whole.",
-		mergeBody(), a.mergeDefinition, 400, 404, 409, 413, 415)
+		mergeBody(), a.mergeDefinition, 400, 404, 409, 412, 413, 415)
 	handle(a, "delete-definition", del("/activity-definitions/{id}"), access.Editor, "Delete a definition", tagDefinitions,
-		"Its schedule goes, its name becomes free, and its runs stay in the ledger.", nil, a.deleteDefinition, 404)
+		"Its schedule goes, its name becomes free, and its runs stay in the ledger.", nil, a.deleteDefinition, 404, 412)
 	handle(a, "trigger-definition", post("/activity-definitions/{id}/trigger", http.StatusAccepted), access.Operator, "Run a definition now",
 		tagDefinitions, "Each request is a run of its own, also while the definition is disabled. The body, if any, is the "+
 			"run's input: one JSON value.",
@@ -56,9 +56,9 @@ func (a *API) routes(health, ready http.Handler) error {
 	handle(a, "pause-definition", post("/activity-definitions/{id}/pause", http.StatusOK), access.Operator, "Pause a definition", tagDefinitions,
 		"Disables it: nothing is due by its trigger until it is resumed, and that time has no slots to make up for. The reason, "+
 			"if any, is kept as pause_reason and shown in Temporal. Pausing a paused one changes the reason, if one is given.",
-		pauseBody(), a.pauseDefinition, 400, 404, 413, 415)
+		pauseBody(), a.pauseDefinition, 400, 404, 412, 413, 415)
 	handle(a, "resume-definition", post("/activity-definitions/{id}/resume", http.StatusOK), access.Operator, "Resume a definition", tagDefinitions,
-		"Enables it, from now on.", nil, a.resumeDefinition, 400, 404, 413, 415)
+		"Enables it, from now on.", nil, a.resumeDefinition, 400, 404, 412, 413, 415)
 	handle(a, "next-fires", get("/activity-definitions/{id}/next-fires"), access.Viewer, "Tell when a definition is due", tagTimes,
 		"The nominal times at which its runs are due, from now on; each of them gets its row in the ledger.", nil, a.nextFires,
 		404, 409)
@@ -199,6 +199,7 @@ func handle[I, O any](a *API, id string, op huma.Operation, role access.Role, su
 		op.Extensions = map[string]any{}
 	}
 	op.Extensions[roleExtension] = role
+	documentKey(&op)
 	op.SkipValidateParams = true // handlers check them, so that faults have a rule and plain words
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := serve(ctx, in)
@@ -207,10 +208,13 @@ func handle[I, O any](a *API, id string, op huma.Operation, role access.Role, su
 		}
 		return out, nil
 	})
+	item := a.huma.OpenAPI().Paths[op.Path]
+	for _, documented := range []*huma.Operation{item.Post, item.Put, item.Patch, item.Delete} {
+		documentReplayed(documented)
+	}
 	if body == nil {
 		return
 	}
-	item := a.huma.OpenAPI().Paths[op.Path]
 	switch op.Method {
 	case http.MethodPost:
 		item.Post.RequestBody = body
@@ -226,7 +230,7 @@ func (a *API) alsoAnswers(path string, status int, text string) {
 	responses := a.huma.OpenAPI().Paths[path].Post.Responses
 	for code, r := range responses {
 		if code[0] == '2' {
-			responses[fmt.Sprint(status)] = &huma.Response{Description: text, Content: r.Content}
+			responses[fmt.Sprint(status)] = &huma.Response{Description: text, Content: r.Content, Headers: r.Headers}
 			return
 		}
 	}

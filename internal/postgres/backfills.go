@@ -71,10 +71,13 @@ func (s *Store) CreateBackfill(ctx context.Context, req definition.BackfillReque
 		if err == nil && active {
 			err = definition.ErrBackfillActive
 		}
+		if err == nil {
+			err = writeBackfill(ctx, tx, &b, &stored.Document, wanted)
+		}
 		if err != nil {
 			return err
 		}
-		return writeBackfill(ctx, tx, &b, &stored.Document, wanted)
+		return rememberMade(ctx, tx, b.ID)
 	})
 	if errors.Is(err, errDryRun) {
 		b.ID, b.Runs = "", nil

@@ -146,8 +146,15 @@ func (s *Store) moveDeadLetters(ctx context.Context, attempt string, q definitio
 		err := s.pool.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) FROM dead_letters WHERE %s`, where), args...).Scan(&n)
 		return n, translate(attempt, err)
 	}
-	tag, err := s.pool.Exec(ctx, fmt.Sprintf(`UPDATE dead_letters SET %s WHERE %s`, set, where), args...)
-	return int(tag.RowsAffected()), translate(attempt, err)
+	var n int
+	err := s.tx(ctx, attempt, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, fmt.Sprintf(`UPDATE dead_letters SET %s WHERE %s`, set, where), args...)
+		if n = int(tag.RowsAffected()); err != nil || n == 0 || q.ID == "" {
+			return err // to move many of them twice moves none twice
+		}
+		return rememberMade(ctx, tx, q.ID)
+	})
+	return n, err
 }
 
 // claimedFor is how long a router has for the dead letters that it claimed, before another one takes them.
