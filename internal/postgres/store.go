@@ -83,10 +83,13 @@ func (s *Store) single(ctx context.Context, attempt string, statement func(queri
 
 // outcome adds ErrOutcomeUnknown to the error of a commit, or of a statement that commits by itself, when it was sent and the
 // connection broke before the server said what became of it. A last word of a server that ends the connection is no such answer: it
-// may follow a commit.
+// may follow a commit. Neither is the driver's "conn closed", which calls itself safe to retry, but comes also when the connection broke
+// while the answer was read: it was open until now.
 func outcome(conn *pgxpool.Conn, err error) error {
 	var pg *pgconn.PgError
-	if err == nil || !conn.Conn().IsClosed() || pgconn.SafeToRetry(err) || errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR" {
+	switch {
+	case err == nil, !conn.Conn().IsClosed(), pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed),
+		errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR":
 		return err
 	}
 	return fmt.Errorf("%w: %w", definition.ErrOutcomeUnknown, err)
