@@ -47,12 +47,13 @@ type definitionReader interface {
 }
 
 // definitionWriter changes definitions. Create and Update fail with definition.ErrNameTaken, Create also with
-// definition.ErrTooManyDefinitions, Update and Delete with definition.ErrNotFound; an error of edit comes back as it is, perhaps wrapped.
+// definition.ErrTooManyDefinitions, Update and Delete with definition.ErrNotFound and, when another revision is in force than the wanted
+// ones, with a *definition.RevisionError; an error of edit comes back as it is, perhaps wrapped.
 type definitionWriter interface {
 	CreateDefinition(ctx context.Context, d definition.Document) (definition.Stored, error)
 	UpdateDefinition(ctx context.Context, id string, by definition.Change,
-		edit func(definition.Document) (definition.Document, error)) (definition.Stored, error)
-	DeleteDefinition(ctx context.Context, id string) error
+		edit func(definition.Document) (definition.Document, error), when ...definition.Match) (definition.Stored, error)
+	DeleteDefinition(ctx context.Context, id string, when ...definition.Match) error
 }
 
 // revisionReader reads what definitions were, deleted ones too. Both fail with definition.ErrNotFound for a definition of which nothing
@@ -125,7 +126,9 @@ type replayStore interface {
 	CancelReplay(ctx context.Context, id string) (definition.Replay, error)
 }
 
-// Store is the storage that the API needs. Every method fails with definition.ErrUnavailable when it may succeed later.
+// Store is the storage that the API needs. Every method fails with definition.ErrUnavailable when it may succeed later, and one that
+// changes something with definition.ErrOutcomeUnknown as well when it may have succeeded. What is made or changed under the claim of an
+// Idempotency-Key (access.Claim) is noted there, and fails with definition.ErrClaimLost when another request has taken over.
 type Store interface {
 	definitionReader
 	definitionWriter
@@ -138,6 +141,7 @@ type Store interface {
 	eventReader
 	replayStore
 	tokenStore
+	keyStore
 	definitionCounter
 }
 

@@ -22,6 +22,7 @@ const someID = "0197a1b2-3c4d-7e5f-8a9b-0c1d2e3f4a5b"
 type fakeStore struct {
 	create func(definition.Document) (definition.Stored, error)
 	update func(func(definition.Document) (definition.Document, error)) (definition.Stored, error)
+	fails  func(when []definition.Match) error // of updates and deletions
 	get    func(id string) (definition.Stored, error)
 	getRun func(id string) (definition.RunDetail, error)
 	runs   func(definition.ListRuns) ([]definition.Run, error)
@@ -53,6 +54,7 @@ type fakeStore struct {
 	replays      func(definition.ListReplays) ([]definition.Replay, error)
 
 	fakeTokens
+	fakeKeys
 }
 
 var errNotExpected = errors.New("this call was not expected")
@@ -65,14 +67,22 @@ func (s *fakeStore) CreateDefinition(_ context.Context, d definition.Document) (
 }
 
 func (s *fakeStore) UpdateDefinition(_ context.Context, _ string, _ definition.Change,
-	change func(definition.Document) (definition.Document, error)) (definition.Stored, error) {
+	change func(definition.Document) (definition.Document, error), when ...definition.Match) (definition.Stored, error) {
+	if s.fails != nil {
+		return definition.Stored{}, s.fails(when)
+	}
 	if s.update == nil {
 		return definition.Stored{}, errNotExpected
 	}
 	return s.update(change)
 }
 
-func (s *fakeStore) DeleteDefinition(context.Context, string) error { return errNotExpected }
+func (s *fakeStore) DeleteDefinition(_ context.Context, _ string, when ...definition.Match) error {
+	if s.fails != nil {
+		return s.fails(when)
+	}
+	return errNotExpected
+}
 
 func (s *fakeStore) ListRevisions(context.Context, definition.ListRevisions) ([]definition.RevisionSummary, error) {
 	return nil, errNotExpected

@@ -97,6 +97,13 @@ func (a *API) backfillDefinition(ctx context.Context, in *backfillInput) (*backf
 	if err != nil {
 		return nil, err
 	}
+	if id := madeBefore(ctx); id != "" {
+		b, err := a.store.GetBackfill(ctx, id)
+		if err != nil {
+			return nil, missing(err, "backfill", id)
+		}
+		return &backfilledOutput{Status: http.StatusAccepted, Location: "/backfills/" + id, Body: backfillJSON(b)}, nil
+	}
 	b, err := a.store.CreateBackfill(ctx, req, in.given.DryRun)
 	var invalid *definition.InvalidError
 	switch {

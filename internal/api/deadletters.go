@@ -115,15 +115,19 @@ func (a *API) moveDeadLetter(ctx context.Context, idText string, move moveOpen,
 	if err != nil {
 		return nil, err
 	}
-	n, err := move(ctx, definition.SelectDeadLetters{ID: id}, false)
-	if err != nil {
-		return nil, err
+	moved := madeBefore(ctx) != ""
+	if !moved {
+		n, err := move(ctx, definition.SelectDeadLetters{ID: id}, false)
+		if err != nil {
+			return nil, err
+		}
+		moved = n > 0
 	}
 	letter, err := a.store.GetDeadLetter(ctx, id)
 	if err != nil {
 		return nil, missing(err, "dead letter", id)
 	}
-	if n == 0 && letter.Status != already {
+	if !moved && letter.Status != already {
 		return nil, notOpen(letter)
 	}
 	return &deadLetterOutput{Body: deadLetterJSON(letter)}, nil

@@ -13,12 +13,22 @@ import (
 )
 
 type definitionOutput struct {
+	ETag string `header:"ETag" doc:"The revision, for If-Match. It does not change with sync."`
 	Body Definition
+}
+
+func definitionAnswer(stored definition.Stored) *definitionOutput {
+	return &definitionOutput{ETag: etag(stored.Revision), Body: definitionJSON(stored)}
 }
 
 type createdOutput struct {
 	Location string `header:"Location" doc:"The path of the new definition."`
+	ETag     string `header:"ETag" doc:"The revision, for If-Match. It does not change with sync."`
 	Body     Definition
+}
+
+func createdAnswer(stored definition.Stored) *createdOutput {
+	return &createdOutput{Location: "/activity-definitions/" + stored.ID, ETag: etag(stored.Revision), Body: definitionJSON(stored)}
 }
 
 type definitionIDInput struct {
@@ -31,12 +41,19 @@ type createInput struct {
 
 type changeInput struct {
 	definitionBody
-	ID string `path:"id" format:"uuid" doc:"The definition's id."`
+	ID      string       `path:"id" format:"uuid" doc:"The definition's id."`
+	IfMatch ifMatchParam `header:"If-Match" doc:"Only if this is the ETag, or * for any; several with commas between them."`
+}
+
+type deleteInput struct {
+	ID      string       `path:"id" format:"uuid" doc:"The definition's id."`
+	IfMatch ifMatchParam `header:"If-Match" doc:"Only if this is the ETag, or * for any; several with commas between them."`
 }
 
 type pauseInput struct {
 	fieldsBody[pauseFields]
-	ID string `path:"id" format:"uuid" doc:"The definition's id."`
+	ID      string       `path:"id" format:"uuid" doc:"The definition's id."`
+	IfMatch ifMatchParam `header:"If-Match" doc:"Only if this is the ETag, or * for any; several with commas between them."`
 }
 
 type pauseFields struct {
@@ -45,7 +62,8 @@ type pauseFields struct {
 
 type resumeInput struct {
 	fieldsBody[struct{}]
-	ID string `path:"id" format:"uuid" doc:"The definition's id."`
+	ID      string       `path:"id" format:"uuid" doc:"The definition's id."`
+	IfMatch ifMatchParam `header:"If-Match" doc:"Only if this is the ETag, or * for any; several with commas between them."`
 }
 
 type listDefinitionsInput struct {
@@ -100,6 +118,14 @@ func (a *API) listDefinitions(ctx context.Context, in *listDefinitionsInput) (*d
 }
 
 func (a *API) createDefinition(ctx context.Context, in *createInput) (*createdOutput, error) {
+	if id := madeBefore(ctx); id != "" {
+		stored, err := a.store.GetDefinition(ctx, id)
+		if err != nil {
+			return nil, missing(err, "definition", id)
+		}
+		a.syncSchedule(ctx, &stored)
+		return createdAnswer(stored), nil
+	}
 	doc, err := definition.ParseDocument(in.data)
 	if err != nil {
 		return nil, err
@@ -115,7 +141,7 @@ func (a *API) createDefinition(ctx context.Context, in *createInput) (*createdOu
 		return nil, err
 	}
 	a.syncSchedule(ctx, &stored)
-	return &createdOutput{Location: "/activity-definitions/" + stored.ID, Body: definitionJSON(stored)}, nil
+	return createdAnswer(stored), nil
 }
 
 func (a *API) getDefinition(ctx context.Context, in *definitionIDInput) (*definitionOutput, error) {
@@ -127,16 +153,16 @@ func (a *API) getDefinition(ctx context.Context, in *definitionIDInput) (*defini
 	if err != nil {
 		return nil, missing(err, "definition", id)
 	}
-	return &definitionOutput{Body: definitionJSON(stored)}, nil
+	return definitionAnswer(stored), nil
 }
 
 func (a *API) replaceDefinition(ctx context.Context, in *changeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in.ID, definition.Change{Action: definition.ActionUpdate},
+	return a.changeDefinition(ctx, in.ID, in.IfMatch, definition.Change{Action: definition.ActionUpdate},
 		func(d definition.Document) (definition.Document, error) { return d.Replace(in.data) })
 }
 
 func (a *API) mergeDefinition(ctx context.Context, in *changeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in.ID, definition.Change{Action: definition.ActionUpdate},
+	return a.changeDefinition(ctx, in.ID, in.IfMatch, definition.Change{Action: definition.ActionUpdate},
 		func(d definition.Document) (definition.Document, error) { return d.Merge(in.data) })
 }
 
@@ -146,7 +172,7 @@ func (a *API) pauseDefinition(ctx context.Context, in *pauseInput) (*definitionO
 	if reason != nil && utf8.RuneCountInString(*reason) > definition.MaxPauseReason {
 		return nil, definition.Invalid("reason", "max_length", "must be at most %d characters long", definition.MaxPauseReason)
 	}
-	return a.changeDefinition(ctx, in.ID, definition.Change{Action: definition.ActionPause},
+	return a.changeDefinition(ctx, in.ID, in.IfMatch, definition.Change{Action: definition.ActionPause},
 		func(d definition.Document) (definition.Document, error) {
 			if reason == nil {
 				return d.Pause(d.PauseReason)
@@ -156,21 +182,31 @@ func (a *API) pauseDefinition(ctx context.Context, in *pauseInput) (*definitionO
 }
 
 func (a *API) resumeDefinition(ctx context.Context, in *resumeInput) (*definitionOutput, error) {
-	return a.changeDefinition(ctx, in.ID, definition.Change{Action: definition.ActionResume}, definition.Document.Resume)
+	return a.changeDefinition(ctx, in.ID, in.IfMatch, definition.Change{Action: definition.ActionResume}, definition.Document.Resume)
 }
 
-func (a *API) changeDefinition(ctx context.Context, idText string, by definition.Change,
+func (a *API) changeDefinition(ctx context.Context, idText string, ifMatch ifMatchParam, by definition.Change,
 	edit func(definition.Document) (definition.Document, error)) (*definitionOutput, error) {
 	id, err := definition.ParseID(idText)
 	if err != nil {
 		return nil, err
 	}
+	var f faults
+	match := ifMatch.parse(&f)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
 	var wanted definition.Document
-	stored, err := a.store.UpdateDefinition(ctx, id, by, func(d definition.Document) (definition.Document, error) {
-		var err error
-		wanted, err = edit(d)
-		return wanted, err
-	})
+	var stored definition.Stored
+	if madeBefore(ctx) == "" {
+		stored, err = a.store.UpdateDefinition(ctx, id, by, func(d definition.Document) (definition.Document, error) {
+			var err error
+			wanted, err = edit(d)
+			return wanted, err
+		}, match)
+	} else { // changed already; whatever others did to it since then stays
+		stored, err = a.store.GetDefinition(ctx, id)
+	}
 	if errors.Is(err, definition.ErrNameTaken) {
 		return nil, nameTaken(wanted.Name)
 	}
@@ -178,17 +214,25 @@ func (a *API) changeDefinition(ctx context.Context, idText string, by definition
 		return nil, missing(err, "definition", id)
 	}
 	a.syncSchedule(ctx, &stored)
-	return &definitionOutput{Body: definitionJSON(stored)}, nil
+	return definitionAnswer(stored), nil
 }
 
-func (a *API) deleteDefinition(ctx context.Context, in *definitionIDInput) (*struct{}, error) {
+func (a *API) deleteDefinition(ctx context.Context, in *deleteInput) (*struct{}, error) {
 	id, err := definition.ParseID(in.ID)
 	if err != nil {
 		return nil, err
 	}
+	var f faults
+	match := in.IfMatch.parse(&f)
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	if madeBefore(ctx) != "" {
+		return nil, nil
+	}
 	before, err := a.store.GetDefinition(ctx, id)
 	if err == nil {
-		err = a.store.DeleteDefinition(ctx, id)
+		err = a.store.DeleteDefinition(ctx, id, match)
 	}
 	if err != nil {
 		return nil, missing(err, "definition", id)

@@ -42,7 +42,7 @@ func (a *API) middleware(origins []string) (chi.Middlewares, error) {
 			MaxAge:         600,
 		}))
 	}
-	return append(all, canonicalPath, a.limitAddress, crossOrigin.Handler, middleware.GetHead, a.withDeadline), nil
+	return append(all, canonicalPath, a.limitAddress, crossOrigin.Handler, middleware.GetHead, joinIfMatch, a.withDeadline), nil
 }
 
 type contextKey int

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -21,6 +22,9 @@ const (
 
 	// retryAfter is the answer to "when may I try again?" while the storage is away, in seconds.
 	retryAfter = 2
+
+	// statusClientGone stands in logs and metrics for an answer that nobody waits for.
+	statusClientGone = 499
 )
 
 // Problem is the body of every error (RFC 9457).
@@ -144,8 +148,17 @@ func missingRevision(err error, definitionID string) error {
 func (a *API) problem(ctx context.Context, err error) *Problem {
 	var p *Problem
 	var invalid *definition.InvalidError
+	var revision *definition.RevisionError
 	switch {
 	case errors.As(err, &p):
+	case errors.As(err, &revision):
+		p = precondition(revision)
+	case errors.Is(err, definition.ErrClaimLost):
+		p = keyInUse(0)
+	case errors.Is(err, definition.ErrOutcomeUnknown):
+		a.log.LogAttrs(ctx, slog.LevelWarn, "it is not known whether a change was made",
+			slog.String("request_id", requestID(ctx)), slog.Any("error", err))
+		p = outcomeUnknown(ctx)
 	case errors.As(err, &invalid):
 		p = invalidProblem(invalid)
 	case errors.Is(err, definition.ErrNotFound):
@@ -166,12 +179,26 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 			"the storage does not answer at the moment; try again in %d seconds", retryAfter)
 		p.headers = http.Header{"Retry-After": {strconv.Itoa(retryAfter)}}
 	case errors.Is(err, context.Canceled):
-		p = newProblem(499, kindClientGone, "the client closed the request")
+		p = newProblem(statusClientGone, kindClientGone, "the client closed the request")
 	default:
 		a.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String("request_id", requestID(ctx)), slog.Any("error", err))
 		p = internalProblem()
 	}
 	p.RequestID = requestID(ctx)
+	return p
+}
+
+// outcomeUnknown is the answer when the connection to the storage broke during a commit. Only a request with an Idempotency-Key is
+// invited to try again.
+func outcomeUnknown(ctx context.Context) *Problem {
+	const kind, what = "outcome-unknown", "the connection to the storage broke while the change was being made, so that it may or may not " +
+		"have been made: "
+	if _, claimed := access.ClaimFrom(ctx); !claimed {
+		return newProblem(http.StatusServiceUnavailable, kind, what+"read what is there before you try again. With the header "+keyHeader+
+			" trying again would be safe")
+	}
+	p := newProblem(http.StatusServiceUnavailable, kind, what+"send the same request again with the same %s, which does it once", keyHeader)
+	p.headers = http.Header{"Retry-After": {strconv.Itoa(retryAfter)}}
 	return p
 }
 

@@ -111,6 +111,13 @@ func (a *API) createReplay(ctx context.Context, in *replayInput) (*replayedOutpu
 	if err != nil {
 		return nil, err
 	}
+	if id := madeBefore(ctx); id != "" {
+		r, err := a.store.GetReplay(ctx, id)
+		if err != nil {
+			return nil, missing(err, "replay", id)
+		}
+		return &replayedOutput{Location: "/replays/" + id, Body: replayJSON(r)}, nil
+	}
 	r, err := a.store.CreateReplay(ctx, req)
 	if errors.Is(err, definition.ErrReplayActive) {
 		return nil, a.replayActive(ctx, req.DefinitionIDs)

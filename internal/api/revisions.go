@@ -39,6 +39,7 @@ type revisionDiffOutput struct {
 type rollbackInput struct {
 	fieldsBody[struct{}]
 	RevisionPath
+	IfMatch ifMatchParam `header:"If-Match" doc:"Only if this is the ETag, or * for any; several with commas between them."`
 }
 
 func (in *RevisionPath) parse(f *faults) (id string, revision int, err error) {
@@ -141,7 +142,7 @@ func (a *API) rollbackDefinition(ctx context.Context, in *rollbackInput) (*defin
 	if err != nil {
 		return nil, missingRevision(err, id)
 	}
-	return a.changeDefinition(ctx, id, definition.Change{Action: definition.ActionRollback, RolledBackTo: n},
+	return a.changeDefinition(ctx, id, in.IfMatch, definition.Change{Action: definition.ActionRollback, RolledBackTo: n},
 		func(d definition.Document) (definition.Document, error) { return d.Rollback(r.Document) })
 }
 

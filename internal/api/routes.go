@@ -34,7 +34,7 @@ func (a *API) routes(health, ready http.Handler, origins []string) error {
 	a.router.Use(around...)
 	a.router.NotFound(a.routeNotFound)
 	a.router.MethodNotAllowed(a.methodNotAllowed)
-	a.huma.UseMiddleware(a.authorize, checkQuery)
+	a.huma.UseMiddleware(a.authorize, checkQuery, a.onlyOnce)
 	defineSchemas(a.huma.OpenAPI().Components.Schemas)
 
 	// Called by people, by deployment scripts and by the console.
@@ -49,13 +49,13 @@ func (a *API) routes(health, ready http.Handler, origins []string) error {
 	handle(a, "update-definition", put("/activity-definitions/{id}"), access.Editor, "Change fields of a definition", tagDefinitions,
 		"Puts each top-level field that is given in the place of the old one; the others stay as they are. null resets a "+
 			"field to its default. A change makes a new revision; a body that changes nothing does not.",
-		replaceBody(), a.replaceDefinition, 400, 404, 409, 413, 415)
+		replaceBody(), a.replaceDefinition, 400, 404, 409, 412, 413, 415)
 	handle(a, "patch-definition", patch("/activity-definitions/{id}"), access.Editor, "Merge a patch into a definition", tagDefinitions,
 		"JSON Merge Patch (RFC 7396): objects are merged member by member, lists are replaced, null removes. A trigger_config "+
 			"with another trigger_type replaces the old one whole.",
-		mergeBody(), a.mergeDefinition, 400, 404, 409, 413, 415)
+		mergeBody(), a.mergeDefinition, 400, 404, 409, 412, 413, 415)
 	handle(a, "delete-definition", del("/activity-definitions/{id}"), access.Editor, "Delete a definition", tagDefinitions,
-		"Its schedule goes, its name becomes free, and its runs stay in the ledger.", nil, a.deleteDefinition, 404)
+		"Its schedule goes, its name becomes free, and its runs stay in the ledger.", nil, a.deleteDefinition, 404, 412)
 	handle(a, "trigger-definition", post("/activity-definitions/{id}/trigger", http.StatusAccepted), access.Operator, "Run a definition now",
 		tagDefinitions, "Each request is a run of its own, also while the definition is disabled. The body, if any, is the "+
 			"run's input: one JSON value.",
@@ -63,9 +63,9 @@ func (a *API) routes(health, ready http.Handler, origins []string) error {
 	handle(a, "pause-definition", post("/activity-definitions/{id}/pause", http.StatusOK), access.Operator, "Pause a definition", tagDefinitions,
 		"Disables it: nothing is due by its trigger until it is resumed, and that time has no slots to make up for. The reason, "+
 			"if any, is kept as pause_reason and shown in Temporal. Pausing a paused one changes the reason, if one is given.",
-		pauseBody(), a.pauseDefinition, 400, 404, 413, 415)
+		pauseBody(), a.pauseDefinition, 400, 404, 412, 413, 415)
 	handle(a, "resume-definition", post("/activity-definitions/{id}/resume", http.StatusOK), access.Operator, "Resume a definition", tagDefinitions,
-		"Enables it, from now on.", nil, a.resumeDefinition, 400, 404, 413, 415)
+		"Enables it, from now on.", nil, a.resumeDefinition, 400, 404, 412, 413, 415)
 	handle(a, "list-revisions", get("/activity-definitions/{id}/revisions"), access.Viewer, "List the revisions of a definition", tagRevisions,
 		"Newest first. Those of a deleted definition can still be read. Old ones are removed, but not those that runs have.", nil,
 		a.listRevisions, 404)
@@ -76,7 +76,7 @@ func (a *API) routes(health, ready http.Handler, origins []string) error {
 		a.diffRevision, 404)
 	handle(a, "rollback-definition", post("/activity-definitions/{id}/revisions/{revision}/rollback", http.StatusOK), access.Editor,
 		"Go back to a revision", tagRevisions, "Makes a new revision with the document of an earlier one. enabled and pause_reason stay "+
-			"as they are now. To go back to what is in force changes nothing.", nil, a.rollbackDefinition, 400, 404, 409, 413, 415)
+			"as they are now. To go back to what is in force changes nothing.", nil, a.rollbackDefinition, 400, 404, 409, 412, 413, 415)
 	handle(a, "next-fires", get("/activity-definitions/{id}/next-fires"), access.Viewer, "Tell when a definition is due", tagTimes,
 		"The nominal times at which its runs are due, from now on; each of them gets its row in the ledger.", nil, a.nextFires,
 		404, 409)
@@ -183,13 +183,13 @@ func (a *API) routes(health, ready http.Handler, origins []string) error {
 			"the workers, and complete is false.", nil, a.syncAll, 409)
 
 	// Called by admins, who give access to others, and by anybody who asks what they may do.
-	handle(a, "create-token", wide(post("/tokens", http.StatusCreated)), access.Admin, "Make a token", tagAccess,
+	handle(a, "create-token", secret(wide(post("/tokens", http.StatusCreated))), access.Admin, "Make a token", tagAccess,
 		"The token is in this answer alone: only a hash of it is stored.", tokenBody(), a.createToken, 400, 413, 415)
 	handle(a, "list-tokens", wide(get("/tokens")), access.Admin, "List tokens", tagAccess, "Newest first, also those that have ended.", nil,
 		a.listTokens)
 	handle(a, "get-token", wide(get("/tokens/{id}")), access.Admin, "Get a token", tagAccess, "What it is good for; not the token itself.", nil,
 		a.getToken, 404)
-	handle(a, "rotate-token", wide(post("/tokens/{id}/rotate", http.StatusCreated)), access.Admin, "Rotate a token", tagAccess,
+	handle(a, "rotate-token", secret(wide(post("/tokens/{id}/rotate", http.StatusCreated))), access.Admin, "Rotate a token", tagAccess,
 		"Makes a token that is the same caller's, and good for as long as the old one was when it was made. The old one ends after the "+
 			"overlap, if it would not end sooner. The new one is in this answer alone.", rotateBody(), a.rotateToken, 400, 404, 409, 413, 415)
 	handle(a, "revoke-token", wide(post("/tokens/{id}/revoke", http.StatusOK)), access.Admin, "Revoke a token", tagAccess,
@@ -228,6 +228,12 @@ func wide(op huma.Operation) huma.Operation {
 	return op
 }
 
+// secret marks an operation whose answer shows something that is kept nowhere.
+func secret(op huma.Operation) huma.Operation {
+	op.Extensions[secretExtension] = true
+	return op
+}
+
 // handle registers one operation for callers with a role. The codes are those of its errors besides 401, 403, 422, 429, 500 and 503,
 // which every one has.
 //
@@ -243,6 +249,7 @@ func handle[I, O any](a *API, id string, op huma.Operation, role access.Role, su
 		op.Extensions = map[string]any{}
 	}
 	op.Extensions[roleExtension] = role
+	documentKey(&op)
 	op.SkipValidateParams = true // handlers check them, so that faults have a rule and plain words
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := serve(ctx, in)
@@ -251,10 +258,13 @@ func handle[I, O any](a *API, id string, op huma.Operation, role access.Role, su
 		}
 		return out, nil
 	})
+	item := a.huma.OpenAPI().Paths[op.Path]
+	for _, documented := range []*huma.Operation{item.Post, item.Put, item.Patch, item.Delete} {
+		documentReplayed(documented)
+	}
 	if body == nil {
 		return
 	}
-	item := a.huma.OpenAPI().Paths[op.Path]
 	switch op.Method {
 	case http.MethodPost:
 		item.Post.RequestBody = body
@@ -270,7 +280,7 @@ func (a *API) alsoAnswers(path string, status int, text string) {
 	responses := a.huma.OpenAPI().Paths[path].Post.Responses
 	for code, r := range responses {
 		if code[0] == '2' {
-			responses[fmt.Sprint(status)] = &huma.Response{Description: text, Content: r.Content}
+			responses[fmt.Sprint(status)] = &huma.Response{Description: text, Content: r.Content, Headers: r.Headers}
 			return
 		}
 	}

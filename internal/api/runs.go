@@ -77,6 +77,9 @@ func (a *API) triggerDefinition(ctx context.Context, in *triggerInput) (*accepte
 	if err != nil {
 		return nil, err
 	}
+	if run := madeBefore(ctx); run != "" {
+		return a.startedBefore(ctx, run)
+	}
 	stored, err := a.store.GetDefinition(ctx, id)
 	if err != nil {
 		return nil, missing(err, "definition", id)
@@ -114,6 +117,16 @@ func (a *API) started(ctx context.Context, start definition.Start, known definit
 		run = definition.RunDetail{Run: known}
 	}
 	return &acceptedOutput{Location: "/runs/" + run.ID, Body: a.runJSON(run)}
+}
+
+// startedBefore answers with a run that an earlier request with the same Idempotency-Key made. If that request did not start it, a
+// worker does.
+func (a *API) startedBefore(ctx context.Context, id string) (*acceptedOutput, error) {
+	run, err := a.store.GetRunDetail(ctx, id)
+	if err != nil {
+		return nil, missing(err, "run", id)
+	}
+	return &acceptedOutput{Location: "/runs/" + id, Body: a.runJSON(run)}, nil
 }
 
 // start starts the workflow of a row that was accepted. What fails is made up for by a worker.

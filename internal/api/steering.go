@@ -121,14 +121,16 @@ func (a *API) stopRun(ctx context.Context, in *stopInput, how definition.StopHow
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	stopped, err := a.store.StopRun(ctx, id, req)
-	if errors.Is(err, definition.ErrRunFinal) {
-		return nil, a.alreadyEnded(ctx, id, how)
+	if madeBefore(ctx) == "" {
+		stopped, err := a.store.StopRun(ctx, id, req)
+		if errors.Is(err, definition.ErrRunFinal) {
+			return nil, a.alreadyEnded(ctx, id, how)
+		}
+		if err != nil {
+			return nil, missing(err, "run", id)
+		}
+		a.tell(ctx, stopped)
 	}
-	if err != nil {
-		return nil, missing(err, "run", id)
-	}
-	a.tell(ctx, stopped)
 	run, err := a.store.GetRunDetail(ctx, id)
 	if err != nil {
 		return nil, missing(err, "run", id)
@@ -174,6 +176,9 @@ func (a *API) rerunRun(ctx context.Context, in *rerunInput) (*acceptedOutput, er
 	from := rerunFrom(in.given.From, &f)
 	if err := f.err(); err != nil {
 		return nil, err
+	}
+	if run := madeBefore(ctx); run != "" {
+		return a.startedBefore(ctx, run)
 	}
 	start, err := a.store.RerunRun(ctx, id, from)
 	switch {
@@ -223,19 +228,21 @@ func (a *API) decide(ctx context.Context, in *decideInput, approved bool) (*stee
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	workflow, task, err := a.store.DecideTask(ctx, d)
-	switch {
-	case errors.Is(err, definition.ErrNotWaiting):
-		return nil, notWaiting(&d, &task)
-	case err != nil:
-		return nil, missing(err, "task "+clip(in.Name, 63)+" in a run", id)
-	}
-	ctx = context.WithoutCancel(ctx)
-	telling, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	if err := a.stopper.Decided(telling, workflow); err != nil {
-		a.log.LogAttrs(ctx, slog.LevelWarn, "the run was not told of a decision yet; it asks by itself",
-			slog.String("run_id", id), slog.String("request_id", requestID(ctx)), slog.Any("error", err))
+	if madeBefore(ctx) == "" {
+		workflow, task, err := a.store.DecideTask(ctx, d)
+		switch {
+		case errors.Is(err, definition.ErrNotWaiting):
+			return nil, notWaiting(&d, &task)
+		case err != nil:
+			return nil, missing(err, "task "+clip(in.Name, 63)+" in a run", id)
+		}
+		ctx = context.WithoutCancel(ctx)
+		telling, cancel := context.WithTimeout(ctx, startTimeout)
+		defer cancel()
+		if err := a.stopper.Decided(telling, workflow); err != nil {
+			a.log.LogAttrs(ctx, slog.LevelWarn, "the run was not told of a decision yet; it asks by itself",
+				slog.String("run_id", id), slog.String("request_id", requestID(ctx)), slog.Any("error", err))
+		}
 	}
 	run, err := a.store.GetRunDetail(ctx, id)
 	if err != nil {

@@ -18,11 +18,12 @@ const (
 	TableDefinitions = "definitions"
 	TableRevisions   = "definition_revisions"
 	TableConcurrency = "concurrency"
+	TableKeys        = "idempotency_keys"
 )
 
 // RetentionTables lists them, in the order in which they are gone through: what refers to others first.
 var RetentionTables = []string{TableRuns, TableEvents, TableDeadLetters, TableReplays, TableBackfills, TableAudit, TableAttempts,
-	TableDefinitions, TableRevisions, TableConcurrency}
+	TableDefinitions, TableRevisions, TableConcurrency, TableKeys}
 
 // Removed is what became of one batch of old rows.
 type Removed struct {

@@ -36,7 +36,7 @@ type RetentionStore interface {
 // RetentionOptions are the options of a Retention. Every field but Every is required.
 type RetentionOptions struct {
 	Store RetentionStore
-	// Age is how long what is over is kept; 0 turns retention off.
+	// Age is how long what is over is kept; 0 for ever, but for idempotency keys, which say themselves when they are over.
 	Age time.Duration
 	// Every is the pause between two looks; 0 for DefaultRetainEvery.
 	Every      time.Duration
@@ -79,10 +79,6 @@ func NewRetention(o RetentionOptions) (*Retention, error) {
 
 // Run works until the context ends. Workers that start together do not all look at once.
 func (r *Retention) Run(ctx context.Context) error {
-	if r.o.Age == 0 {
-		<-ctx.Done()
-		return nil
-	}
 	tend(ctx, r.o.Log.With("caretaker", "retention"), retainFirst+rand.N(retainFirst), func(ctx context.Context) (time.Duration, error) {
 		if err := r.sweep(ctx); err != nil {
 			return retainAgain, err
@@ -94,8 +90,12 @@ func (r *Retention) Run(ctx context.Context) error {
 
 // sweep goes through all tables once.
 func (r *Retention) sweep(ctx context.Context) error {
+	tables := definition.RetentionTables
+	if r.o.Age == 0 {
+		tables = []string{definition.TableKeys}
+	}
 	counts := []any{}
-	for _, table := range definition.RetentionTables {
+	for _, table := range tables {
 		n, err := r.remove(ctx, table)
 		if n > 0 {
 			counts = append(counts, table, n)
@@ -106,6 +106,9 @@ func (r *Retention) sweep(ctx context.Context) error {
 	}
 	if len(counts) > 0 {
 		r.o.Log.Info("removed old rows", slog.Group("rows", counts...))
+	}
+	if r.o.Age == 0 {
+		return nil
 	}
 	kept, err := r.o.Store.KeepsEvents(ctx, r.o.Age)
 	if err != nil {

@@ -71,14 +71,21 @@ func (s *Store) CreateBackfill(ctx context.Context, req definition.BackfillReque
 		if err == nil && active {
 			err = definition.ErrBackfillActive
 		}
+		if err == nil {
+			err = writeBackfill(ctx, tx, &b, &stored.Document, wanted)
+		}
 		if err != nil {
 			return err
 		}
 		if err := writeBackfill(ctx, tx, &b, &stored.Document, wanted); err != nil {
 			return err
 		}
-		return recordBackfill(ctx, tx, definition.ActionBackfillCreate, &b, nil, map[string]any{"from": b.From, "to": b.To,
+		err = recordBackfill(ctx, tx, definition.ActionBackfillCreate, &b, nil, map[string]any{"from": b.From, "to": b.To,
 			"only_missing": b.OnlyMissing, "max_concurrent": b.MaxConcurrent, "total": b.Total})
+		if err != nil {
+			return err
+		}
+		return rememberMade(ctx, tx, b.ID)
 	})
 	if errors.Is(err, errDryRun) {
 		b.ID, b.Runs = "", nil

@@ -162,7 +162,10 @@ func (s *Store) moveDeadLetters(ctx context.Context, action definition.Action, t
 		if row.before, row.after, err = told(map[string]any{"status": definition.DeadLetterOpen}, after); err != nil {
 			return err
 		}
-		return row.record(ctx, tx)
+		if err := row.record(ctx, tx); err != nil || q.ID == "" {
+			return err // to move many of them twice moves none twice
+		}
+		return rememberMade(ctx, tx, q.ID)
 	})
 	return moved, err
 }

@@ -48,8 +48,10 @@ func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (
 		if err := recordChange(ctx, tx, change{id: id, action: definition.ActionCreate, revision: 1, doc: &doc, after: data}); err != nil {
 			return err
 		}
-		stored, err = readDefinition(ctx, tx, id, false)
-		return err
+		if stored, err = readDefinition(ctx, tx, id, false); err != nil {
+			return err
+		}
+		return rememberMade(ctx, tx, id)
 	})
 	return stored, err
 }
@@ -122,15 +124,16 @@ func (s *Store) ListDefinitions(ctx context.Context, q definition.ListDefinition
 
 // UpdateDefinition changes a live definition in one transaction: edit receives the document in force and returns the
 // wanted one. A document that means the same makes no revision. Errors: ErrNotFound, ErrNameTaken, an InvalidError when the wanted one
-// would be out of the caller's scope, and those of edit.
+// would be out of the caller's scope, those of edit, and a RevisionError when the revision in force is none of those that when names.
 func (s *Store) UpdateDefinition(
 	ctx context.Context, id string, by definition.Change, edit func(definition.Document) (definition.Document, error),
+	when ...definition.Match,
 ) (definition.Stored, error) {
 	var stored definition.Stored
 	var judged []definition.Judged
 	err := s.tx(ctx, "update definition "+id, func(tx pgx.Tx) error {
 		judged = nil
-		now, err := readDefinition(ctx, tx, id, true)
+		now, err := matchingDefinition(ctx, tx, id, when)
 		if err != nil {
 			return err
 		}
@@ -143,7 +146,7 @@ func (s *Store) UpdateDefinition(
 			return err
 		}
 		if doc.Equal(now.Document) {
-			return nil
+			return rememberMade(ctx, tx, id)
 		}
 		before, err := encode(now.Document)
 		if err != nil {
@@ -181,19 +184,36 @@ func (s *Store) UpdateDefinition(
 				return err
 			}
 		}
-		stored, err = readDefinition(ctx, tx, id, false)
-		return err
+		if stored, err = readDefinition(ctx, tx, id, false); err != nil {
+			return err
+		}
+		return rememberMade(ctx, tx, id)
 	})
 	s.tell(judged, err)
 	return stored, err
 }
 
-// DeleteDefinition deletes a live definition; ErrNotFound for others. Its runs, revisions and audit trail stay.
-func (s *Store) DeleteDefinition(ctx context.Context, id string) error {
+// matchingDefinition locks a live definition to change it. A RevisionError: its revision is none of those that are wanted.
+func matchingDefinition(ctx context.Context, tx pgx.Tx, id string, when []definition.Match) (definition.Stored, error) {
+	now, err := readDefinition(ctx, tx, id, true)
+	if err != nil {
+		return now, err
+	}
+	for _, match := range when {
+		if err := match.Check(now.Revision); err != nil {
+			return now, err
+		}
+	}
+	return now, nil
+}
+
+// DeleteDefinition deletes a live definition; ErrNotFound for others, and a RevisionError as of UpdateDefinition. Its runs, revisions
+// and audit trail stay.
+func (s *Store) DeleteDefinition(ctx context.Context, id string, when ...definition.Match) error {
 	var judged []definition.Judged
 	err := s.tx(ctx, "delete definition "+id, func(tx pgx.Tx) error {
 		judged = nil
-		now, err := readDefinition(ctx, tx, id, true)
+		now, err := matchingDefinition(ctx, tx, id, when)
 		if err != nil {
 			return err
 		}
@@ -213,8 +233,12 @@ func (s *Store) DeleteDefinition(ctx context.Context, id string) error {
 		if err := followDefinition(ctx, tx, id, now.Revision+1, &now.Document, nil, state); err != nil {
 			return err
 		}
-		return recordChange(ctx, tx, change{id: id, action: definition.ActionDelete, revision: now.Revision + 1, before: before,
+		err = recordChange(ctx, tx, change{id: id, action: definition.ActionDelete, revision: now.Revision + 1, before: before,
 			hadSchedule: now.Trigger.FollowsClock()})
+		if err != nil {
+			return err
+		}
+		return rememberMade(ctx, tx, id)
 	})
 	s.tell(judged, err)
 	return err

@@ -17,6 +17,7 @@ import (
 // trigger, and for a range that lies ahead; ErrReplayActive when one of the definitions has an active replay.
 func (s *Store) CreateReplay(ctx context.Context, req definition.ReplayRequest) (definition.Replay, error) {
 	id := definition.NewID()
+	var replay definition.Replay
 	err := s.tx(ctx, "create replay", func(tx pgx.Tx) error {
 		// Locked in one order, so that two requests for the same definitions see each other.
 		scope, args := within(ctx, "id", []any{req.DefinitionIDs})
@@ -53,19 +54,27 @@ func (s *Store) CreateReplay(ctx context.Context, req definition.ReplayRequest) 
 		if types == nil {
 			types = []string{}
 		}
-		_, err = tx.Exec(ctx, `
+		rows, err = tx.Query(ctx, `
 			INSERT INTO replays (id, from_at, to_at, event_types, definition_ids, dry_run, status)
-			VALUES ($1, $2, $3, $4, $5, $6, 'pending')`, id, req.From, req.To, types, req.DefinitionIDs, req.DryRun)
-		if err != nil || req.DryRun {
+			VALUES ($1, $2, $3, $4, $5, $6, 'pending')
+			RETURNING `+replayColumns, id, req.From, req.To, types, req.DefinitionIDs, req.DryRun)
+		if err != nil {
 			return err
 		}
-		return recordReplay(ctx, tx, definition.ActionReplayCreate, id, req.DefinitionIDs, nil,
-			map[string]any{"from": req.From.UTC(), "to": req.To.UTC(), "event_types": types, "definition_ids": req.DefinitionIDs})
+		replay, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (definition.Replay, error) { return scanReplay(row) })
+		if err != nil {
+			return err
+		}
+		if !req.DryRun {
+			err = recordReplay(ctx, tx, definition.ActionReplayCreate, id, req.DefinitionIDs, nil,
+				map[string]any{"from": req.From.UTC(), "to": req.To.UTC(), "event_types": types, "definition_ids": req.DefinitionIDs})
+			if err != nil {
+				return err
+			}
+		}
+		return rememberMade(ctx, tx, id)
 	})
-	if err != nil {
-		return definition.Replay{}, err
-	}
-	return s.GetReplay(ctx, id)
+	return replay, err
 }
 
 // recordReplay writes a row of the audit trail about a replay. It is about a definition where the replay is of that one alone.

@@ -104,6 +104,13 @@ var removals = map[string]string{
 			LIMIT $2 FOR UPDATE OF c SKIP LOCKED)
 		RETURNING 1)
 		SELECT count(*) FROM gone`,
+	// Each says itself when it is over.
+	definition.TableKeys: `WITH gone AS (
+		DELETE FROM idempotency_keys WHERE (caller, key) IN (
+			SELECT caller, key FROM idempotency_keys WHERE expires_at <= now() AND $1::interval IS NOT NULL
+			ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+		RETURNING 1)
+		SELECT count(*) FROM gone`,
 }
 
 // removeRuns walks the runs in the order of their acceptance, a page at a time, and removes what is old of a page. It has come to

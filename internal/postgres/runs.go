@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 )
 
@@ -21,19 +22,30 @@ const maxSweepPause = 10 * time.Minute
 // AcceptRuns commits one ledger row for each occurrence that has none yet, in one statement, and returns the new ones, with what is
 // needed to start them. An occurrence that cannot be run is among them, closed: its Status says so. An occurrence whose row exists
 // already, and one whose definition was deleted, adds nothing. Errors: ErrUnavailable, and ErrNotStorable when a value of any of them
-// is refused, in which case none is stored. Those that were asked for by hand are noted in the audit trail.
+// is refused, in which case none is stored. Those that were asked for by hand are noted in the audit trail. A request with an Idempotency-Key makes at most one.
 func (s *Store) AcceptRuns(ctx context.Context, occurrences []definition.Occurrence) ([]definition.Start, error) {
 	args := acceptArgs(occurrences)
 	var starts []definition.Start
-	err := retried(func() error {
-		rows, err := s.pool.Query(ctx, acceptNoted, append(args, who(ctx), definition.ActionRunTrigger)...)
+	accept := func(q querier) error {
+		rows, err := q.Query(ctx, acceptNoted, append(slices.Clone(args), who(ctx), definition.ActionRunTrigger)...)
 		if err != nil {
 			return err
 		}
 		starts, err = pgx.CollectRows(rows, scanAccepted)
 		return err
+	}
+	const attempt = "accept runs"
+	if _, claimed := access.ClaimFrom(ctx); !claimed {
+		err := s.single(ctx, attempt, accept)
+		return starts, err
+	}
+	err := s.tx(ctx, attempt, func(tx pgx.Tx) error {
+		if err := accept(tx); err != nil || len(starts) == 0 {
+			return err
+		}
+		return rememberMade(ctx, tx, starts[0].RunID)
 	})
-	return starts, translate("accept runs", err)
+	return starts, err
 }
 
 // acceptRuns is the statement of acceptance, up to a further join and acceptOrder. An occurrence that cannot be run gets its row too,

@@ -83,7 +83,10 @@ func TestScope(t *testing.T) {
 		others error // nil: an InvalidError
 	}{
 		{"GetDefinition", func(w scoped) error { _, err := s.GetDefinition(ctx, w.clocked.ID); return err }, definition.ErrNotFound},
-		{"UpdateDefinition", func(w scoped) error { _, err := s.UpdateDefinition(ctx, w.clocked.ID, definition.Change{}, same); return err }, definition.ErrNotFound},
+		{"UpdateDefinition", func(w scoped) error {
+			_, err := s.UpdateDefinition(ctx, w.clocked.ID, definition.Change{}, same)
+			return err
+		}, definition.ErrNotFound},
 		{"GetRunDetail", func(w scoped) error { _, err := s.GetRunDetail(ctx, w.run.RunID); return err }, definition.ErrNotFound},
 		{"GetTask", func(w scoped) error { _, _, err := s.GetTask(ctx, w.run.RunID, "ok", 0, 1); return err }, definition.ErrNotFound},
 		{"GetBackfill", func(w scoped) error { _, err := s.GetBackfill(ctx, w.backfill.ID); return err }, definition.ErrNotFound},

@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 )
 
@@ -64,6 +65,7 @@ func (s *Store) StopRun(ctx context.Context, id string, req definition.StopReque
 // Those that were asked before in the same way are not among them. In a dry run they are only counted.
 func (s *Store) StopRuns(ctx context.Context, which definition.ListRuns, req definition.StopRequest, most int, dryRun bool) (
 	definition.Stopped, int, error) {
+	ctx = access.WithoutClaim(ctx) // asking twice stops nothing twice
 	attempt := string(req.How) + " runs"
 	var w whereRuns
 	w.all(ctx, which)
@@ -128,6 +130,11 @@ func (s *Store) stop(ctx context.Context, attempt string, list []chosen, req def
 			if ended, err = endWaiting(ctx, tx, ids, req); err != nil {
 				return err
 			}
+			if len(ended) > 0 {
+				if err := rememberMade(ctx, tx, ended[0].RunID); err != nil {
+					return err
+				}
+			}
 			if wake, err = l.admitNext(ctx, tx); err != nil {
 				return err
 			}
@@ -144,17 +151,24 @@ func (s *Store) stop(ctx context.Context, attempt string, list []chosen, req def
 	if len(loose) == 0 {
 		return out, nil
 	}
+	var done []definition.Stopping
 	err := s.tx(ctx, attempt, func(tx pgx.Tx) error {
 		ended, err := endWaiting(ctx, tx, loose, req)
 		if err != nil {
 			return err
 		}
 		marked, err := markStopping(ctx, tx, loose, req)
-		if err == nil {
-			out.Runs = append(out.Runs, append(ended, marked...)...)
+		if err != nil {
+			return err
 		}
-		return err
+		if done = append(ended, marked...); len(done) == 0 {
+			return nil
+		}
+		return rememberMade(ctx, tx, done[0].RunID)
 	})
+	if err == nil {
+		out.Runs = append(out.Runs, done...)
+	}
 	return out, err
 }
 
@@ -237,8 +251,10 @@ func (w *whereRuns) all(ctx context.Context, q definition.ListRuns) {
 func (s *Store) RerunRun(ctx context.Context, id string, from definition.RerunFrom) (definition.Start, error) {
 	var start definition.Start
 	err := s.tx(ctx, fmt.Sprintf("rerun run %s from %s", id, from), func(tx pgx.Tx) (err error) {
-		start, err = rerun(ctx, tx, id, from)
-		return err
+		if start, err = rerun(ctx, tx, id, from); err != nil {
+			return err
+		}
+		return rememberMade(ctx, tx, start.RunID)
 	})
 	return start, err
 }
@@ -254,6 +270,7 @@ const rerunnable = `status IN ('failed', 'timed_out', 'canceled', 'skipped', 'mi
 // dry run they are only counted, as left.
 func (s *Store) RerunRuns(ctx context.Context, which definition.ListRuns, from definition.RerunFrom, most int, dryRun bool) (
 	starts []definition.Start, left int, err error) {
+	ctx = access.WithoutClaim(ctx) // what was run again is not run again by asking twice
 	const attempt = "rerun runs"
 	if len(which.Statuses) == 0 {
 		which.Statuses = []definition.RunStatus{definition.RunFailed, definition.RunTimedOut}
@@ -477,21 +494,28 @@ func (s *Store) DecideTask(ctx context.Context, d definition.Decision) (workflow
 	if !d.Approved {
 		status, action, text = definition.TaskFailed, definition.ActionRunReject, rejectedText(d)
 	}
-	err = s.pool.QueryRow(ctx, `
+	const decide = `
 		WITH decided AS (
 			UPDATE task_results t SET status = $3, output = $4, error = $5, attempts = 1, finished_at = now()
 			FROM runs r WHERE t.run_id = $1 AND t.index = $2 AND t.status = 'running'
 			  AND r.id = t.run_id AND r.status = 'running' AND r.stop_requested = ''
 			RETURNING r.definition_id, r.revision, r.workflow_id),
 		noted AS (
-			INSERT INTO audit (`+auditWho+`, action, target_kind, target_id, definition_id, revision, after)
+			INSERT INTO audit (` + auditWho + `, action, target_kind, target_id, definition_id, revision, after)
 			SELECT ($6::text[])[1], ($6::text[])[2], ($6::text[])[3], ($6::text[])[4], $7, 'run', $1::uuid::text, definition_id, revision,
 			       json_build_object('run_id', $1::uuid, 'task', $8::text, 'by', $9::text, 'comment', $10::text)
 			FROM decided)
-		SELECT workflow_id FROM decided`,
-		d.RunID, index, status, output, bound(text), who(ctx), action, d.Task, d.By, d.Comment).Scan(&workflowID)
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return workflowID, task, translate(attempt, err)
+		SELECT workflow_id FROM decided`
+	err = s.tx(ctx, attempt, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, decide, d.RunID, index, status, output, bound(text), who(ctx), action, d.Task, d.By, d.Comment).
+			Scan(&workflowID)
+		if err != nil {
+			return err
+		}
+		return rememberMade(ctx, tx, d.RunID)
+	})
+	if !errors.Is(err, definition.ErrNotFound) {
+		return workflowID, task, err
 	}
 	detail, _, err := s.GetTask(ctx, d.RunID, d.Task, 0, 0)
 	if err == nil || errors.Is(err, definition.ErrNotFound) {

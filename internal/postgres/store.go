@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/failpoint"
 )
 
 // Store is the whole of what is kept in Postgres. It is safe for concurrent use.
@@ -46,17 +47,55 @@ const conflictTries = 5
 
 // tx runs work in a transaction, again when it lost a race. The work must have no effect outside the transaction.
 func (s *Store) tx(ctx context.Context, attempt string, work func(pgx.Tx) error) error {
-	var err error
-	for range conflictTries {
-		err = pgx.BeginFunc(ctx, s.pool, work)
-		if !lostRace(err) {
-			break
-		}
-	}
-	return translate(attempt, err)
+	return translate(attempt, retried(func() error { return s.txOnce(ctx, work) }))
 }
 
-// retried runs a single statement, again when it lost a race.
+// txOnce does what pgx.BeginFunc does, and tells a commit of which nobody knows from other errors.
+func (s *Store) txOnce(ctx context.Context, work func(pgx.Tx) error) error {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(ctx) }() // does nothing after a commit
+	if err := work(tx); err != nil {
+		return err
+	}
+	failpoint.Hit("committing")
+	return outcome(conn, tx.Commit(ctx))
+}
+
+// single runs one statement that commits by itself, again when it lost a race.
+func (s *Store) single(ctx context.Context, attempt string, statement func(querier) error) error {
+	return translate(attempt, retried(func() error {
+		conn, err := s.pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+		return outcome(conn, statement(conn))
+	}))
+}
+
+// outcome adds ErrOutcomeUnknown to the error of a commit, or of a statement that commits by itself, when it was sent and the
+// connection broke before the server said what became of it. A last word of a server that ends the connection is no such answer: it
+// may follow a commit. Neither is the driver's "conn closed", which calls itself safe to retry, but comes also when the connection broke
+// while the answer was read: it was open until now.
+func outcome(conn *pgxpool.Conn, err error) error {
+	var pg *pgconn.PgError
+	switch {
+	case err == nil, !conn.Conn().IsClosed(), pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed),
+		errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR":
+		return err
+	}
+	return fmt.Errorf("%w: %w", definition.ErrOutcomeUnknown, err)
+}
+
+// retried runs a statement or a transaction, again when it lost a race.
 func retried(statement func() error) error {
 	var err error
 	for range conflictTries {
@@ -87,8 +126,11 @@ func translate(attempt string, err error) error {
 		return nil
 	}
 	var invalid *definition.InvalidError
+	var revision *definition.RevisionError
 	switch {
-	case errors.As(err, &invalid),
+	case errors.Is(err, definition.ErrOutcomeUnknown):
+		return fmt.Errorf("%s: %w: %w", attempt, definition.ErrUnavailable, err)
+	case errors.As(err, &invalid), errors.As(err, &revision), errors.Is(err, definition.ErrClaimLost),
 		errors.Is(err, definition.ErrNotFound), errors.Is(err, definition.ErrNameTaken),
 		errors.Is(err, definition.ErrLeaseLost), errors.Is(err, definition.ErrOtherWorkflow),
 		errors.Is(err, definition.ErrNotYet), errors.Is(err, definition.ErrBackfillActive),

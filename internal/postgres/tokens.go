@@ -29,7 +29,10 @@ func (s *Store) CreateToken(ctx context.Context, r access.TokenRequest, token st
 		if err != nil {
 			return err
 		}
-		return auditToken(ctx, tx, definition.ActionTokenCreate, nil, &stored, "")
+		if err := auditToken(ctx, tx, definition.ActionTokenCreate, nil, &stored, ""); err != nil {
+			return err
+		}
+		return rememberMade(ctx, tx, id)
 	})
 	return stored, err
 }
@@ -73,7 +76,10 @@ func (s *Store) RotateToken(ctx context.Context, id string, overlap time.Duratio
 		if err != nil {
 			return err
 		}
-		return auditToken(ctx, tx, definition.ActionTokenRotate, &old, &ended, newID)
+		if err := auditToken(ctx, tx, definition.ActionTokenRotate, &old, &ended, newID); err != nil {
+			return err
+		}
+		return rememberMade(ctx, tx, newID)
 	})
 	return stored, err
 }
