@@ -8,6 +8,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 )
 
 // Role is what a caller may do. Each role may do what the ones before it may.
@@ -47,6 +48,8 @@ type Caller struct {
 	Labels map[string]string
 	// MaxDefinitions is how many definitions the caller may have made that are not deleted; 0 for no limit.
 	MaxDefinitions int
+	// Expires is when the credential ends; zero where that is not known.
+	Expires time.Time
 	// Address is the IP address that the request came from, and RequestID the request's; "" outside of one.
 	Address, RequestID string
 }

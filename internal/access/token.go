@@ -41,6 +41,13 @@ func IsToken(text string) bool {
 	return checksum(body[:randomChars]) == body[randomChars:]
 }
 
+// hintChars is how many characters of a token are kept, by which people tell tokens apart. They are of the checksum, and of no use
+// to anybody who looks for the rest.
+const hintChars = 4
+
+// Hint returns the last characters of a token.
+func Hint(token string) string { return token[max(0, len(token)-hintChars):] }
+
 // HashToken is what is stored of a token. A plain hash is enough for what is random: there is nothing to guess.
 func HashToken(token string) []byte {
 	sum := sha256.Sum256([]byte(token))

@@ -46,8 +46,8 @@ type definitionReader interface {
 	ListDefinitions(ctx context.Context, page definition.ListDefinitions) ([]definition.Stored, error)
 }
 
-// definitionWriter changes definitions. Create and Update fail with definition.ErrNameTaken, Update and Delete with
-// definition.ErrNotFound; an error of change comes back as it is, perhaps wrapped.
+// definitionWriter changes definitions. Create and Update fail with definition.ErrNameTaken, Create also with
+// definition.ErrTooManyDefinitions, Update and Delete with definition.ErrNotFound; an error of change comes back as it is, perhaps wrapped.
 type definitionWriter interface {
 	CreateDefinition(ctx context.Context, d definition.Document) (definition.Stored, error)
 	UpdateDefinition(ctx context.Context, id string,
@@ -120,6 +120,7 @@ type Store interface {
 	deadLetterStore
 	eventReader
 	replayStore
+	tokenStore
 	definitionCounter
 }
 

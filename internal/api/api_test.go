@@ -47,6 +47,8 @@ type fakeStore struct {
 	createReplay func(definition.ReplayRequest) (definition.Replay, error)
 	getReplay    func(id string) (definition.Replay, error)
 	replays      func(definition.ListReplays) ([]definition.Replay, error)
+
+	fakeTokens
 }
 
 var errNotExpected = errors.New("this call was not expected")

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"unicode/utf8"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/activity-core/activity-core/internal/failpoint"
 )
@@ -96,6 +97,9 @@ func (a *API) createDefinition(ctx context.Context, in *createInput) (*createdOu
 	stored, err := a.store.CreateDefinition(ctx, doc)
 	if errors.Is(err, definition.ErrNameTaken) {
 		return nil, nameTaken(doc.Name)
+	}
+	if errors.Is(err, definition.ErrTooManyDefinitions) {
+		return nil, tooManyDefinitions(access.From(ctx))
 	}
 	if err != nil {
 		return nil, err

@@ -108,6 +108,8 @@ func TestSchemaMatchesDocument(t *testing.T) {
 		{"stop runs", fieldsOf(schemaStopRuns), jsonFields(reflect.TypeFor[stopRunsFields]())},
 		{"rerun runs", fieldsOf(schemaRerunRuns), jsonFields(reflect.TypeFor[rerunRunsFields]())},
 		{"filter of runs", fieldsOf(schemaRunFilter), jsonFields(reflect.TypeFor[runFilterFields]())},
+		{"token", fieldsOf(schemaToken), jsonFields(reflect.TypeFor[tokenFields]())},
+		{"rotation", fieldsOf(schemaRotation), jsonFields(reflect.TypeFor[rotateTokenFields]())},
 		{"retry", fieldsOf(schemaRetry), jsonFields(reflect.TypeFor[definition.Retry]())},
 		{"concurrency", fieldsOf(schemaConcurrency), jsonFields(reflect.TypeFor[definition.Concurrency]())},
 		{"task", fieldsOf("LogTask", "HTTPTask", "PublishTask", "ActivityTask", "WorkflowTask", "WaitTask"),
@@ -183,6 +185,8 @@ func TestExamples(t *testing.T) {
 		"backfill":     {backfillBody(), reads[backfillFields]},
 		"dead letters": {moveDeadLettersBody(), reads[deadLetterFields]},
 		"replay":       {replayBody(), reads[replayFields]},
+		"token":        {tokenBody(), reads[tokenFields]},
+		"rotation":     {rotateBody(), reads[rotateTokenFields]},
 		"event": {eventBodyDoc(), func(data []byte) error {
 			if _, fault := (&eventBody{data: data}).event(); fault != nil {
 				return fault

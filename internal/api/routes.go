@@ -18,6 +18,7 @@ const (
 	tagEvents      = "Events"
 	tagDeadLetters = "Dead letters"
 	tagReplays     = "Replays"
+	tagAccess      = "Access"
 	tagOperations  = "Operations"
 )
 
@@ -160,6 +161,22 @@ func (a *API) routes(health, ready http.Handler, origins []string) error {
 		"Brings every Temporal Schedule in line with its definition, as sync-schedules does and as every worker does every few "+
 			"minutes. Schedules that fail are part of the answer. It takes up to 5 minutes; what did not happen by then is left to "+
 			"the workers, and complete is false.", nil, a.syncAll, 409)
+
+	// Called by admins, who give access to others, and by anybody who asks what they may do.
+	handle(a, "create-token", wide(post("/tokens", http.StatusCreated)), access.Admin, "Make a token", tagAccess,
+		"The token is in this answer alone: only a hash of it is stored.", tokenBody(), a.createToken, 400, 413, 415)
+	handle(a, "list-tokens", wide(get("/tokens")), access.Admin, "List tokens", tagAccess, "Newest first, also those that have ended.", nil,
+		a.listTokens)
+	handle(a, "get-token", wide(get("/tokens/{id}")), access.Admin, "Get a token", tagAccess, "What it is good for; not the token itself.", nil,
+		a.getToken, 404)
+	handle(a, "rotate-token", wide(post("/tokens/{id}/rotate", http.StatusCreated)), access.Admin, "Rotate a token", tagAccess,
+		"Makes a token that is the same caller's, and good for as long as the old one was when it was made. The old one ends after the "+
+			"overlap, if it would not end sooner. The new one is in this answer alone.", rotateBody(), a.rotateToken, 400, 404, 409, 413, 415)
+	handle(a, "revoke-token", wide(post("/tokens/{id}/revoke", http.StatusOK)), access.Admin, "Revoke a token", tagAccess,
+		"Every service refuses it within five seconds. What it was rotated into stays good. A revoked one is answered as it is.", nil,
+		a.revokeToken, 400, 404, 413, 415)
+	handle(a, "whoami", get("/whoami"), access.Viewer, "Tell who calls", tagAccess, "What the credential of this request is good for.", nil,
+		a.whoami)
 
 	// Called by the platform.
 	a.plain("health", "/healthz", "Is the process alive?", "200 while the process runs.", health)

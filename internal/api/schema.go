@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/activity-core/activity-core/internal/expression"
 	"github.com/danielgtaylor/huma/v2"
@@ -41,6 +42,8 @@ const (
 	schemaRunFilter   = "RunFilter"
 	schemaStopRuns    = "StopRunsRequest"
 	schemaRerunRuns   = "RerunRunsRequest"
+	schemaToken       = "TokenRequest"
+	schemaRotation    = "RotationRequest"
 )
 
 const apiText = `activity-core keeps activity definitions: when something should happen (cron, a single time, an event, by hand) and what ` +
@@ -64,6 +67,7 @@ func documentConfig() huma.Config {
 		{Name: tagEvents, Description: "What becomes of an event, and why."},
 		{Name: tagDeadLetters, Description: "Messages that could not be routed."},
 		{Name: tagReplays, Description: "Events of the past, routed again."},
+		{Name: tagAccess, Description: "Who may do what."},
 		{Name: tagOperations, Description: "For the platform."},
 	}
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{bearerScheme: {Type: "http", Scheme: "bearer",
@@ -129,6 +133,9 @@ func defineSchemas(registry huma.Registry) {
 		all[name] = s
 	}
 	for name, s := range eventSchemas() {
+		all[name] = s
+	}
+	for name, s := range tokenSchemas() {
 		all[name] = s
 	}
 	for _, s := range all {
@@ -559,6 +566,38 @@ func steeringSchemas() map[string]*huma.Schema {
 			"backfill_id": id("Those of this backfill."),
 			"replay_id":   id("Those of this replay."),
 			"event_id":    nullable(text("Those that this event made due.", definition.MaxEventID)),
+		}),
+	}
+}
+
+func tokenBody() *huma.RequestBody {
+	return fieldsOf(schemaToken, true, map[string]string{
+		"for a pipeline": `{"name": "ci-deploy", "role": "editor", "labels": {"team": "growth"}, "expires_in": "720h", "max_definitions": 50}`,
+		"for an admin":   `{"name": "ada", "role": "admin"}`,
+	})
+}
+
+func rotateBody() *huma.RequestBody {
+	return fieldsOf(schemaRotation, false, map[string]string{"an hour to change over": `{"overlap": "1h"}`})
+}
+
+// tokenSchemas returns the schemas of the bodies that make tokens.
+func tokenSchemas() map[string]*huma.Schema {
+	labels := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: text("", access.MaxLabelValue), MaxProperties: new(access.MaxLabels),
+		Description: "Its caller sees only definitions that have all of these. Absent or empty: no limit."}
+	return map[string]*huma.Schema{
+		schemaToken: object("", []string{"name", "role"}, properties{
+			"name": text("For people; several tokens may have one name.", access.MaxTokenName),
+			"role": described(enumSchema(access.Roles...), "viewer reads. operator also triggers, pauses, cancels, replays and settles dead "+
+				"letters. editor also writes definitions. admin also gives access to others."),
+			"labels": nullable(labels),
+			"expires_in": nullable(duration("How long it is good: from 1m to 8784h. Default 2160h, which is 90 days.",
+				"720h")),
+			"max_definitions": nullable(integer("How many definitions its caller may have made that are not deleted; 0 for no limit. Default 1000.", 0,
+				access.MostMaxDefinitions)),
+		}),
+		schemaRotation: object("", nil, properties{
+			"overlap": nullable(duration("How long the old one stays good: from 0s to 168h. Default 24h.", "1h")),
 		}),
 	}
 }

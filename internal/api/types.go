@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -361,8 +362,50 @@ type SyncFailure struct {
 	Error        string `json:"error"`
 }
 
+// Token is the JSON of a token, without the token itself.
+type Token struct {
+	ID             string            `json:"id" format:"uuid"`
+	Name           string            `json:"name" doc:"For people."`
+	Role           role              `json:"role" doc:"What its caller may do; each role may do what the ones before it may."`
+	Labels         map[string]string `json:"labels" nullable:"false" doc:"Its caller sees only definitions that have all of these; empty for no limit."`
+	MaxDefinitions int               `json:"max_definitions" doc:"How many definitions its caller may have made that are not deleted; 0 for no limit."`
+	CallerID       string            `json:"caller_id" doc:"Names its caller in the audit trail; the same for all that it was rotated into."`
+	Hint           string            `json:"hint" doc:"Its last characters, to tell tokens apart."`
+	State          tokenState        `json:"state"`
+	CreatedBy      string            `json:"created_by" doc:"The name of the caller who made it."`
+	CreatedAt      time.Time         `json:"created_at"`
+	ExpiresAt      time.Time         `json:"expires_at"`
+	RevokedAt      *time.Time        `json:"revoked_at" nullable:"true"`
+	LastUsedAt     *time.Time        `json:"last_used_at" nullable:"true" doc:"To a few minutes; null when it was never used."`
+}
+
+// IssuedToken is the JSON of a new token.
+type IssuedToken struct {
+	Token
+	Secret string `json:"token" doc:"The token itself. It is in this answer alone and cannot be told again; send it in the header Authorization: Bearer."`
+}
+
+// TokenList is one page of tokens.
+type TokenList struct {
+	Items      []Token `json:"items" nullable:"false"`
+	NextCursor *string `json:"next_cursor" doc:"Pass it as cursor to get the next page; null on the last one."`
+}
+
+// Caller is the JSON of who makes a request.
+type Caller struct {
+	ID             string            `json:"id" doc:"As in the audit trail."`
+	Name           string            `json:"name" doc:"For people."`
+	Role           role              `json:"role" doc:"What the caller may do; each role may do what the ones before it may."`
+	Labels         map[string]string `json:"labels" nullable:"false" doc:"The caller sees only definitions that have all of these; empty for no limit."`
+	MaxDefinitions int               `json:"max_definitions" doc:"How many definitions the caller may have made that are not deleted; 0 for no limit."`
+	ExpiresAt      *time.Time        `json:"expires_at" nullable:"true" doc:"When the credential ends; null where that is not known."`
+}
+
 // The words of these types describe themselves with every one that there is.
 type (
+	role       access.Role
+	tokenState access.TokenState
+
 	runStatus      definition.RunStatus
 	triggerKind    definition.TriggerKind
 	backfillStatus definition.BackfillStatus
@@ -383,6 +426,10 @@ func (rejectReason) Schema(huma.Registry) *huma.Schema {
 func (replayStatus) Schema(huma.Registry) *huma.Schema {
 	return enumSchema(definition.ReplayStatuses...)
 }
+
+func (role) Schema(huma.Registry) *huma.Schema { return enumSchema(access.Roles...) }
+
+func (tokenState) Schema(huma.Registry) *huma.Schema { return enumSchema(access.TokenStates...) }
 
 func (runStatus) Schema(huma.Registry) *huma.Schema { return enumSchema(definition.RunStatuses...) }
 

@@ -24,6 +24,8 @@ var (
 	ErrNotYet = errors.New("the slot is not due yet")
 	// ErrBackfillActive means that the definition has an active backfill already.
 	ErrBackfillActive = errors.New("a backfill of this definition is active already")
+	// ErrTooManyDefinitions means that the caller has made as many definitions, not deleted, as it may have.
+	ErrTooManyDefinitions = errors.New("the caller has as many definitions as it may have")
 	// ErrLeaseLost means that a fenced write came after its lease had passed to somebody else; nothing was written.
 	ErrLeaseLost = errors.New("lease was lost")
 )

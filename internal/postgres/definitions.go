@@ -14,7 +14,8 @@ import (
 )
 
 // CreateDefinition stores a new definition, its first revision and its audit row, and marks its schedule to be made.
-// The error is ErrNameTaken when a live definition has the name, and an InvalidError when its only due time is past.
+// The error is ErrNameTaken when a live definition has the name, ErrTooManyDefinitions when the caller has as many as it may have, and
+// an InvalidError when its only due time is past.
 func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (definition.Stored, error) {
 	id := definition.NewID()
 	data, err := encode(doc)
@@ -23,6 +24,9 @@ func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (
 	}
 	var stored definition.Stored
 	err = s.tx(ctx, "create definition "+doc.Name, func(tx pgx.Tx) error {
+		if err := mayMakeOneMore(ctx, tx); err != nil {
+			return err
+		}
 		_, err := tx.Exec(ctx, `
 			INSERT INTO definitions (id, name, revision, enabled, enabled_since, trigger_type, event_type, document, made_by,
 			                         created_at, updated_at)
@@ -41,6 +45,29 @@ func (s *Store) CreateDefinition(ctx context.Context, doc definition.Document) (
 		return err
 	})
 	return stored, err
+}
+
+// mayMakeOneMore refuses the caller who has made as many definitions as it may have. Whoever makes one under such a limit waits for
+// the same caller's transactions before, so that those of one moment count each other.
+func mayMakeOneMore(ctx context.Context, tx pgx.Tx) error {
+	caller := access.From(ctx)
+	if caller.MaxDefinitions == 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('definitions made by ' || $1, 0))`, caller.ID); err != nil {
+		return err
+	}
+	// A statement of its own: it sees what was committed while the lock was waited for. made_by <> '' is the index's condition.
+	var made int
+	err := tx.QueryRow(ctx, `SELECT count(*) FROM definitions WHERE made_by = $1 AND made_by <> '' AND deleted_at IS NULL`,
+		caller.ID).Scan(&made)
+	if err != nil {
+		return err
+	}
+	if made >= caller.MaxDefinitions {
+		return definition.ErrTooManyDefinitions
+	}
+	return nil
 }
 
 // GetDefinition returns a live definition; ErrNotFound for others.
