@@ -8,7 +8,7 @@ SHELL := /bin/sh
 # take to compile.
 export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
-PROGRAMS := api event-router worker sync-schedules migrate
+PROGRAMS := api event-router worker sync-schedules migrate tokens
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -X github.com/activity-core/activity-core/internal/lifecycle.Version=$(VERSION)
 

@@ -128,6 +128,9 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 		return err
 	}
 	log.Info("serving", "api", listener.Addr().String(), "metrics", ops.Addr(), "version", lifecycle.VersionText())
+	if cfg.AuthOff {
+		log.Warn("everybody may do everything: ACTCORE_AUTH is off")
+	}
 	return lifecycle.Run(ctx, log,
 		lifecycle.Component{Name: "operations server", Run: ops.Run},
 		lifecycle.Component{Name: "readiness watch", Run: readiness.Watch},

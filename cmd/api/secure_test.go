@@ -11,12 +11,14 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -68,14 +70,17 @@ func TestServeSecurely(t *testing.T) {
 
 	certFile, keyFile := filepath.Join(t.TempDir(), "tls.crt"), filepath.Join(t.TempDir(), "tls.key")
 	certificate, trust := selfSigned(t, certFile, keyFile, 1)
-	env := environment(t, "ACTCORE_TLS_CERT", certFile, "ACTCORE_TLS_KEY", keyFile, "ACTCORE_TLS_CLIENT_CA", certFile,
-		"ACTCORE_OIDC_ISSUER", issuer, "ACTCORE_OIDC_AUDIENCE", "activity-core", "ACTCORE_OIDC_CLAIM", "realm_access.roles",
-		"ACTCORE_OIDC_GRANTS", "ops=operator", "ACTCORE_CORS_ORIGINS", "https://console.example", "ACTCORE_ACCESS_LOG", "on",
-		"ACTCORE_TRUSTED_PROXIES", "127.0.0.0/8")
-	stop := start(t, env)
+	env := accessEnv(t, testenv.DatabaseURL(t))
+	maps.Copy(env, map[string]string{
+		"ACTCORE_API_ADDR": "127.0.0.1:0", "ACTCORE_TLS_CERT": certFile, "ACTCORE_TLS_KEY": keyFile, "ACTCORE_TLS_CLIENT_CA": certFile,
+		"ACTCORE_OIDC_ISSUER": issuer, "ACTCORE_OIDC_AUDIENCE": "activity-core", "ACTCORE_OIDC_CLAIM": "realm_access.roles",
+		"ACTCORE_OIDC_GRANTS": "ops=operator", "ACTCORE_CORS_ORIGINS": "https://console.example", "ACTCORE_ACCESS_LOG": "on",
+		"ACTCORE_TRUSTED_PROXIES": "127.0.0.0/8",
+	})
+	address, logged := startAPI(t, env)
 
-	ask := func(credential string, certificates ...tls.Certificate) (*http.Response, error) {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+env["ACTCORE_API_ADDR"]+"/runs", nil)
+	visit := func(credential string, certificates ...tls.Certificate) (*http.Response, error) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+address+"/runs", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,7 +103,7 @@ func TestServeSecurely(t *testing.T) {
 		credential string
 		status     int
 	}{{token("ops"), 200}, {token("guests"), 403}, {"", 401}, {token("ops") + "x", 401}} {
-		resp, err := ask(c.credential, certificate)
+		resp, err := visit(c.credential, certificate)
 		if err != nil || resp.StatusCode != c.status {
 			t.Fatalf("%.10q: %v %v, want %d", c.credential, resp, err, c.status)
 		}
@@ -106,21 +111,22 @@ func TestServeSecurely(t *testing.T) {
 			t.Errorf("headers %v", resp.Header)
 		}
 	}
-	if resp, err := ask(token("ops")); err == nil {
+	if resp, err := visit(token("ops")); err == nil {
 		t.Errorf("without a certificate: %d", resp.StatusCode)
 	}
-	if err := run(t.Context(), []string{"healthcheck"}, func(name string) string { return env[name] }, io.Discard); err != nil {
-		t.Errorf("healthcheck: %v", err)
-	}
+	env["PROMETHEUS_BIND_ADDR"] = regexp.MustCompile(`"metrics":"([^"]+)"`).FindStringSubmatch(logged.String())[1]
+	testenv.Eventually(t, 20*time.Second, "the health check says ready", func(ctx context.Context) (bool, error) {
+		err := run(ctx, []string{"healthcheck"}, func(name string) string { return env[name] }, io.Discard)
+		return err == nil, err
+	})
 
 	certificate, trust = selfSigned(t, certFile, keyFile, 2)
 	testenv.Eventually(t, 20*time.Second, "the new certificate is shown", func(context.Context) (bool, error) {
-		resp, err := ask(token("ops"), certificate)
+		resp, err := visit(token("ops"), certificate)
 		return err == nil && resp.StatusCode == http.StatusOK && resp.TLS.PeerCertificates[0].SerialNumber.Int64() == 2, nil
 	})
 
-	log := stop()
-	if !strings.Contains(log, `"caller":"person:`+issuer+`#ada","address":"203.0.113.7"`) || strings.Contains(log, token("ops")[:40]) {
+	if log := logged.String(); !strings.Contains(log, `"caller":"person:`+issuer+`#ada","address":"203.0.113.7"`) || strings.Contains(log, token("ops")[:40]) {
 		t.Errorf("the access log does not tell who called, or tells a token")
 	}
 }

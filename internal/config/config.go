@@ -239,7 +239,7 @@ type Sync struct {
 	Names    Names
 }
 
-// Migrate is the configuration of cmd/migrate.
+// Migrate is the configuration of cmd/migrate and of cmd/tokens.
 type Migrate struct {
 	DB  DB
 	Log Log
