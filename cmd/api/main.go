@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"time"
@@ -37,7 +38,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 		return err
 	}
 	if mode == lifecycle.ModeHealthcheck {
-		return lifecycle.Healthcheck(ctx, cfg.Addr)
+		return lifecycle.Healthcheck(ctx, healthAddr(cfg))
 	}
 	return serve(ctx, cfg, stdout)
 }
@@ -98,15 +99,25 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 		FullSyncer: fullSync{schedules: schedules, temporal: temporalCheck, stopping: ctx.Done()},
 		Limits:     api.Limits{Caller: cfg.RateLimit, Address: cfg.RateLimitAddress, FailedCredentials: api.DefaultFailedCredentials},
 		Health:     http.HandlerFunc(lifecycle.Healthz), Ready: readiness, Log: log, Registerer: registry,
+		Origins: cfg.Origins, TrustedProxies: cfg.TrustedProxies, AccessLog: cfg.AccessLog,
 	}
 	if !cfg.AuthOff {
-		if options.Access, err = auth.New(auth.Options{Tokens: store, Log: log}); err != nil {
+		if options.Access, err = whoCalls(cfg.OIDC, store, log); err != nil {
 			return err
 		}
 	}
 	handler, err := api.New(options)
 	if err != nil {
 		return err
+	}
+	server := lifecycle.NewHTTPServer(handler, log)
+	if cfg.TLS != nil {
+		server.TLSConfig, err = lifecycle.NewTLS(lifecycle.TLSOptions{
+			CertFile: cfg.TLS.Cert, KeyFile: cfg.TLS.Key, ClientCAFile: cfg.TLS.ClientCA, Log: log,
+		})
+		if err != nil {
+			return err
+		}
 	}
 
 	ops, err := lifecycle.NewOps(lifecycle.OpsOptions{Addr: cfg.Metrics.Addr, Readiness: readiness, Gatherer: registry, Log: log})
@@ -125,9 +136,34 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 		lifecycle.Component{Name: "operations server", Run: ops.Run},
 		lifecycle.Component{Name: "readiness watch", Run: readiness.Watch},
 		lifecycle.Component{Name: "api server", Run: func(ctx context.Context) error {
-			return lifecycle.Serve(ctx, lifecycle.NewHTTPServer(handler, log), listener)
+			return lifecycle.Serve(ctx, server, listener)
 		}},
 	)
+}
+
+// healthAddr is where the health check asks: at the API itself or, where that wants a name and perhaps a certificate, at the operations
+// server, which gives the same answer.
+func healthAddr(cfg config.API) string {
+	if cfg.TLS != nil {
+		return cfg.Metrics.Addr
+	}
+	return cfg.Addr
+}
+
+// whoCalls knows tokens, and people where there is an identity provider.
+func whoCalls(provider *config.OIDC, tokens *postgres.Store, log *slog.Logger) (*auth.Authenticator, error) {
+	options := auth.Options{Tokens: tokens, Log: log}
+	if provider != nil {
+		people, err := auth.NewPeople(auth.OIDCOptions{
+			Issuer: provider.Issuer, Audience: provider.Audience, Algorithms: provider.Algorithms, Claim: provider.Claim,
+			Grants: provider.Grants, Log: log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		options.People = people
+	}
+	return auth.New(options)
 }
 
 // temporalUI returns the address of the namespace's page in Temporal's Web UI; "" where it is not known.

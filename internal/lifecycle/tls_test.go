@@ -17,7 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -107,24 +106,6 @@ func (d tlsDir) renew(t *testing.T, ca *authority, serial int64) {
 	t.Helper()
 	cert, key := ca.issue(t, serial, x509.ExtKeyUsageServerAuth)
 	d.write(t, cert, key)
-}
-
-// syncLog is a log that is read while it is written.
-type syncLog struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *syncLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *syncLog) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.text.String(), text)
 }
 
 // serveTLS serves "hello" until the test ends.
@@ -237,7 +218,7 @@ func TestTLSFilesChange(t *testing.T) {
 	if err := os.WriteFile(dir.ca, ca.pem, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log syncLog
+	var log testenv.LogBuffer
 	addr := serveTLS(t, TLSOptions{CertFile: dir.cert, KeyFile: dir.key, ClientCAFile: dir.ca, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	client := &tls.Config{RootCAs: ca.pool, Certificates: ca.client(t), ClientSessionCache: tls.NewLRUClientSessionCache(10)}
 	serial := func() int64 {
@@ -263,7 +244,7 @@ func TestTLSFilesChange(t *testing.T) {
 			if got := serial(); got != 2 {
 				t.Fatalf("a broken certificate made the serial number %d", got)
 			}
-			return log.count(warning) > i, nil
+			return strings.Count(log.String(), warning) > i, nil
 		})
 	}
 	if err := os.Remove(dir.key); err != nil {
@@ -282,7 +263,7 @@ func TestTLSFilesChange(t *testing.T) {
 		_, err := hello(t, addr, client)
 		return err != nil && strings.Contains(err.Error(), "certificate"), nil
 	})
-	if n := log.count(warning); n > 10 {
+	if n := strings.Count(log.String(), warning); n > 10 {
 		t.Errorf("%d warnings", n)
 	}
 }
