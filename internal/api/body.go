@@ -51,6 +51,18 @@ func readBody(ctx huma.Context, limit int, types ...string) ([]byte, error) {
 	return data, nil
 }
 
+// readJSON is readBody for what must not be nested too deeply.
+func readJSON(ctx huma.Context, limit int, types ...string) ([]byte, error) {
+	data, err := readBody(ctx, limit, types...)
+	if err != nil {
+		return nil, err
+	}
+	if err := definition.CheckNesting(data); err != nil {
+		return nil, invalidProblem(err)
+	}
+	return data, nil
+}
+
 // definitionBody is embedded by inputs whose body is a definition or a part of one. huma calls Resolve before the handler.
 type definitionBody struct {
 	data []byte
@@ -63,7 +75,7 @@ func (b *definitionBody) Resolve(ctx huma.Context) []error {
 		types = append(types, mergePatchType)
 	}
 	var err error
-	if b.data, err = readBody(ctx, MaxDefinition, types...); err != nil {
+	if b.data, err = readJSON(ctx, MaxDefinition, types...); err != nil {
 		return []error{err}
 	}
 	return nil
@@ -77,7 +89,7 @@ type inputBody struct {
 
 // Resolve reads the body and checks that it is one strict JSON value.
 func (b *inputBody) Resolve(ctx huma.Context) []error {
-	data, err := readBody(ctx, MaxInput, jsonType)
+	data, err := readJSON(ctx, MaxInput, jsonType)
 	if err != nil {
 		return []error{err}
 	}
@@ -99,7 +111,7 @@ type fieldsBody[T any] struct {
 
 // Resolve reads the body and refuses what is not a field of T.
 func (b *fieldsBody[T]) Resolve(ctx huma.Context) []error {
-	data, err := readBody(ctx, maxFields, jsonType)
+	data, err := readJSON(ctx, maxFields, jsonType)
 	if err != nil {
 		return []error{err}
 	}

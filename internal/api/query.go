@@ -24,10 +24,20 @@ const (
 	maxLimit     = 500
 )
 
+const (
+	// maxParameters is the most query parameters of a request, and maxWords the most words of one that is a list.
+	maxParameters = 100
+	maxWords      = 100
+)
+
 // checkQuery is huma middleware that refuses query parameters that the operation does not have, that are empty, or that
 // are given twice: a filter with a typo must not look like an answer.
 func checkQuery(ctx huma.Context, next func(huma.Context)) {
 	address := ctx.URL()
+	if strings.Count(address.RawQuery, "&") >= maxParameters {
+		writeProblem(ctx, invalidProblem(definition.Invalid("query", "max_items", "has more than %d parameters", maxParameters)))
+		return
+	}
 	given, err := url.ParseQuery(address.RawQuery)
 	if err != nil {
 		writeProblem(ctx, invalidProblem(definition.Invalid("query", "encoding",
@@ -188,6 +198,10 @@ func split(words string) []string {
 }
 
 func listOf[T ~string](field string, given []string, known []T, f *faults) []T {
+	if len(given) > maxWords {
+		f.add(field, "max_items", "holds more than %d words", maxWords)
+		return nil
+	}
 	var out []T
 	for _, word := range given {
 		switch v := oneOf(field, T(word), known, f); {
@@ -212,6 +226,10 @@ func (labelParam) Schema(huma.Registry) *huma.Schema {
 
 func parseLabels(given []labelParam, f *faults) map[string]string {
 	if len(given) == 0 {
+		return nil
+	}
+	if len(given) > definition.MaxLabels {
+		f.add("label", "max_items", "is given more than %d times, and no definition has more labels", definition.MaxLabels)
 		return nil
 	}
 	labels := make(map[string]string, len(given))
@@ -339,13 +357,15 @@ func oneOf[T ~string](field string, given T, known []T, f *faults) T {
 	return ""
 }
 
-// faults collects what is wrong with the parameters of one request.
+// faults collects what is wrong with the parameters of one request: the first definition.MaxFaults of it.
 type faults struct {
 	fields []definition.FieldError
 }
 
 func (f *faults) add(field, rule, format string, args ...any) {
-	f.fields = append(f.fields, definition.Invalid(field, rule, format, args...).Fields...)
+	if len(f.fields) < definition.MaxFaults {
+		f.fields = append(f.fields, definition.Invalid(field, rule, format, args...).Fields...)
+	}
 }
 
 func (f *faults) err() *definition.InvalidError {

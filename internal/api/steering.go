@@ -380,6 +380,9 @@ func (g *runFilterFields) selection(f *faults) definition.ListRuns {
 	q.Kinds = listOf("filter.trigger", g.Trigger, definition.TriggerKinds, f)
 	q.RerunOf, q.BackfillID, q.ReplayID = id("rerun_of", g.RerunOf), id("backfill_id", g.BackfillID), id("replay_id", g.ReplayID)
 	q.EventID = eventIDParam(text("event_id", g.EventID)).parse("filter.event_id", f)
+	if len(g.Labels) > definition.MaxLabels {
+		f.add("filter.labels", "max_items", "holds more than %d labels, and no definition has so many", definition.MaxLabels)
+	}
 	if g.Since != nil {
 		q.Since = g.Since.UTC()
 	}

@@ -29,6 +29,9 @@ const (
 	MaxExpressions = 500
 	// MaxConcurrencyKey is the most characters of a concurrency key's value.
 	MaxConcurrencyKey = 200
+	// MaxNesting is how deep the objects and lists of any JSON that is taken may be nested, the outermost being the first level: of
+	// definitions, of inputs by hand and of events alike, so that a run can be given by hand whatever an event can give it.
+	MaxNesting = 100
 	// MaxDepth is how many runs may follow from one another by events of their ends.
 	MaxDepth = 10
 )

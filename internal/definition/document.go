@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"reflect"
 	"regexp"
 	"slices"
@@ -358,6 +359,16 @@ func decodeStrict(data []byte, into any) error {
 func DecodeStrict(data []byte, into any) *InvalidError {
 	if err := decodeStrict(data, into); err != nil {
 		return decodeFault(err)
+	}
+	return nil
+}
+
+// CheckNesting refuses JSON that is nested deeper than MaxNesting, before any of it is decoded: what decodes it, stores it or reads it
+// later may need stack or time for each level. It takes what is not JSON for another to refuse.
+func CheckNesting(data []byte) *InvalidError {
+	if fault := checkShape(data, MaxNesting, math.MaxInt); fault != nil {
+		return Invalid("body", "max_depth", "its objects and lists are nested deeper than %d levels, which is the most that is allowed",
+			MaxNesting)
 	}
 	return nil
 }

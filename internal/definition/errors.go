@@ -40,7 +40,10 @@ type FieldError struct {
 	Message string `json:"message"`
 }
 
-// InvalidError is the refusal of bad input, with every fault that was found. Nothing was stored.
+// MaxFaults is how many faults one refusal names: a small document could have so many that telling them all takes megabytes.
+const MaxFaults = 50
+
+// InvalidError is the refusal of bad input, with the first MaxFaults of the faults that were found. Nothing was stored.
 type InvalidError struct {
 	Fields []FieldError
 }
@@ -74,5 +77,5 @@ func (f *faults) err() error {
 	if len(f.fields) == 0 {
 		return nil
 	}
-	return &InvalidError{Fields: f.fields}
+	return &InvalidError{Fields: f.fields[:min(len(f.fields), MaxFaults)]}
 }

@@ -22,7 +22,7 @@ const (
 	// MaxAttribute is the most bytes of an envelope's source, subject or trace id.
 	MaxAttribute = 1024
 	// MaxEventDepth is how deep an event's objects and lists may be nested; the envelope itself is the first level.
-	MaxEventDepth = 100
+	MaxEventDepth = MaxNesting
 	// MaxEventMembers is the most members of all objects of an event together.
 	MaxEventMembers = 10_000
 )
