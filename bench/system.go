@@ -159,6 +159,7 @@ func (s *system) publish(ctx context.Context, n int, eventType string, storage j
 type process struct {
 	name    string
 	metrics string
+	api     string // where the api serves; others do not
 	cmd     *exec.Cmd
 	out     bytes.Buffer
 }
@@ -173,7 +174,7 @@ func (s *system) start(name string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{name: name, metrics: addr, cmd: exec.Command(filepath.Join(s.b.bin, name))}
+	p := &process{name: name, metrics: addr, api: "http://" + api, cmd: exec.Command(filepath.Join(s.b.bin, name))}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	p.cmd.Env = []string{
 		"ACTCORE_DB_URL=" + s.database, "TEMPORAL_HOST=" + s.b.stack.TemporalAddress, "TEMPORAL_NAMESPACE=" + s.b.namespace,

@@ -31,6 +31,11 @@ func Open(ctx context.Context, databaseURL, program string) (*pgxpool.Pool, erro
 		c.ConnConfig.ConnectTimeout = connectTimeout
 	}
 	c.ConnConfig.RuntimeParams["application_name"] = "activity-core-" + program
+	// Statements here are short: compiling one takes far longer than running it, and what makes the planner think of it is a list
+	// that stops after a page.
+	if _, set := c.ConnConfig.RuntimeParams["jit"]; !set {
+		c.ConnConfig.RuntimeParams["jit"] = "off"
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("make the Postgres pool: %w", err)

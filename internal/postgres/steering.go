@@ -237,7 +237,7 @@ func (s *Store) ClaimStops(ctx context.Context, limit int) ([]definition.Stoppin
 
 // all adds every condition of a filter, for a statement that does not need them newest first.
 func (w *whereRuns) all(ctx context.Context, q definition.ListRuns) {
-	w.bounds(q, bySeq)
+	w.bounds(q, plain)
 	w.few(q)
 	w.states(q)
 	if definitions := w.definitions(ctx, q); definitions != "" {

@@ -540,7 +540,7 @@ func TestRunFilters(t *testing.T) {
 // explain returns the plan of a list as it was carried out, and how many rows of the ledger were read for it.
 func explain(ctx context.Context, t *testing.T, s *Store, q definition.ListRuns) (plan string, read int) {
 	t.Helper()
-	sql, args := listRuns(ctx, q)
+	sql, args := listRuns(ctx, q, false)
 	rows, err := s.pool.Query(ctx, "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) "+sql, args...)
 	if err != nil {
 		t.Fatal(err)
