@@ -17,11 +17,11 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// byRole knows one caller of each role, whose credential is the role's name, and "limited", an admin who is limited to some
+// ByRole is an authenticator that knows one caller of each role, whose credential is the role's name, and "limited", an admin who is limited to some
 // definitions.
-type byRole struct{}
+type ByRole struct{}
 
-func (byRole) Authenticate(_ context.Context, credential string) (access.Caller, error) {
+func (ByRole) Authenticate(_ context.Context, credential string) (access.Caller, error) {
 	c := access.Caller{ID: "token:" + credential, Name: credential, Role: access.Role(credential)}
 	switch {
 	case credential == "limited":
@@ -88,7 +88,7 @@ func (d documented) verdict(caller string) int {
 func TestDocumentedRoles(t *testing.T) {
 	t.Parallel()
 	o := testOptions()
-	o.Access = byRole{}
+	o.Access = ByRole{}
 	a := newAPI(t, o)
 
 	var got bytes.Buffer
@@ -152,7 +152,7 @@ func credential(caller string) []string {
 func TestOperationWithoutRoleIsClosed(t *testing.T) {
 	t.Parallel()
 	o := testOptions()
-	o.Access = byRole{}
+	o.Access = ByRole{}
 	a := newAPI(t, o)
 	serve := func(context.Context, *struct{}) (*struct{}, error) { return nil, nil }
 	huma.Register(a.huma, huma.Operation{OperationID: "bare", Method: http.MethodGet, Path: "/bare"}, serve)

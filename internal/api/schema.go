@@ -109,6 +109,8 @@ func defineSchemas(registry huma.Registry) {
 	all[schemaReplacement] = object("The fields to replace; null resets one to its default.", nil, change)
 	merge := nullableFields(documentProperties(), "name", "trigger_config")
 	merge["trigger_config"] = triggerPatch(all)
+	merge["concurrency"] = nullable(object("The fields to change; null removes the limit.", nil,
+		nullableFields(all[schemaConcurrency].Properties, "limit")))
 	merge["labels"] = &huma.Schema{Type: huma.TypeObject, Nullable: true, Description: "Labels to add or change; null removes one.",
 		AdditionalProperties: &huma.Schema{Type: huma.TypeString, Nullable: true}}
 	all[schemaPatch] = object("A JSON Merge Patch (RFC 7396) of a definition.", nil, merge)
@@ -133,6 +135,28 @@ func defineSchemas(registry huma.Registry) {
 	}
 	for _, s := range all {
 		s.PrecomputeMessages()
+	}
+}
+
+// allowNull adds null to the values of every nullable enumeration, here and below: to JSON Schema a type that allows null is not
+// enough when there is an enum.
+func allowNull(s *huma.Schema) {
+	if s == nil {
+		return
+	}
+	if s.Nullable && len(s.Enum) > 0 && !slices.Contains(s.Enum, nil) {
+		s.Enum = append(slices.Clone(s.Enum), nil)
+	}
+	for _, p := range s.Properties {
+		allowNull(p)
+	}
+	for _, list := range [][]*huma.Schema{s.OneOf, s.AnyOf, s.AllOf, {s.Items}} {
+		for _, part := range list {
+			allowNull(part)
+		}
+	}
+	if more, ok := s.AdditionalProperties.(*huma.Schema); ok {
+		allowNull(more)
 	}
 }
 
