@@ -6,7 +6,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -73,10 +72,12 @@ type response struct {
 	body   []byte
 }
 
-// internals are words of what is behind the API. None of them is ever sent by the tests.
-var internals = regexp.MustCompile(`(?i)SQLSTATE|\bpgx\b|postgres(ql)?://|\b(SELECT .* FROM|INSERT INTO|UPDATE \w+ SET|DELETE FROM|WHERE .* = \$\d)\b|` +
-	`\bgoroutine \d|\w\.go:\d+|runtime error|nil pointer|\bpanic\b|/(home|root|tmp|usr|work)/|127\.0\.0\.1|localhost|context deadline|` +
-	`violates \w+ constraint|relation "|reflect\.|\*[a-z]+\.[A-Z]\w+`)
+// internals are words of what is behind the API: its statements, its code, its files, its neighbours.
+var internals = []string{
+	"SQLSTATE", "pgx", "pgconn", "postgres://", "postgresql://", "SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", " WHERE ", "violates ", "constraint",
+	`relation "`, `column "`, "goroutine ", ".go:", "runtime error", "nil pointer", "panic", "reflect.", "*postgres.", "*api.", "*definition.", "main.",
+	"/home/", "/root/", "/tmp/", "/usr/", "/var/", "127.0.0.1", "localhost", "dial tcp", "context deadline", "context canceled", "evil.example",
+}
 
 // takesAnything are the operations that say what would become of a body that breaks its schema, which is a success.
 var takesAnything = map[string]bool{"test-event": true}
@@ -96,8 +97,10 @@ func (c *checker) check(op *operation, r *request, s sent, a response) (wrong []
 	if a.header.Get("X-Request-Id") == "" || a.header.Get("X-Content-Type-Options") != "nosniff" {
 		fault("no X-Request-Id or no X-Content-Type-Options: %v", a.header)
 	}
-	if m := internals.Find(a.body); m != nil && !bytes.Contains(s.body, m) && !strings.Contains(s.target, url.QueryEscape(string(m))) {
-		fault("the answer tells %q", m)
+	for _, word := range internals {
+		if bytes.Contains(a.body, []byte(word)) {
+			fault("the answer tells %q", word)
+		}
 	}
 
 	documented := op.doc.Responses.Status(a.status)
@@ -211,8 +214,8 @@ func (c *checker) refusesBody(op *operation, s sent) bool {
 		return false
 	}
 	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(s.body))
-	if err != nil {
-		return true
+	if value == nil || err != nil {
+		return err != nil
 	}
 	schema, err := c.schema("paths", op.path, strings.ToLower(op.method), "requestBody", "content", media, "schema")
 	return err == nil && schema.Validate(value) != nil && schema.Validate(withoutNulls(value)) != nil
