@@ -111,6 +111,7 @@ func (w *world) stock(ctx context.Context) error {
 	}
 	cron := create("cron", `"trigger_config": {"trigger_type": "cron", "cron_expression": "0 9 * * 1-5", "timezone": "Europe/Berlin"}`)
 	event := create("event", `"trigger_config": {"trigger_type": "event", "event_type": "user.created"}`)
+	once := create("once", `"trigger_config": {"trigger_type": "scheduled", "run_at": "2126-12-24T18:00"}`)
 	hand := create("hand", `"trigger_config": {"trigger_type": "manual"}, "tasks": [
 		{"name": "agree", "type": "wait", "with": {"approval": {"message": "go on?"}}},
 		{"name": "agree-too", "type": "wait", "with": {"approval": {"message": "go on?"}}}]`)
@@ -146,7 +147,7 @@ func (w *world) stock(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.fixed = map[string][]any{
-		"definition": {cron, event, hand}, "run": {waiting, wrong}, "task name": {"agree", "agree-too"}, "event": {eventID},
+		"definition": {cron, event, hand, once}, "run": {waiting, wrong}, "task name": {"agree", "agree-too"}, "event": {eventID},
 		"definition name": {fmt.Sprintf("stock-hand-%d", n)},
 	}
 	for _, letter := range letters {

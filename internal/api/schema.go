@@ -200,7 +200,7 @@ func triggerSchemas() map[string]*huma.Schema {
 			"all within misfire_window.")
 	misfire.Default = definition.MisfireSkip
 	runAt := text("The one time it is due: RFC 3339, or without an offset the local time of the time zone. It has to lie ahead.", 0)
-	runAt.Examples = []any{"2026-12-24T18:00:00+01:00", "2026-12-24T18:00"}
+	runAt.Examples = []any{"2126-12-24T18:00:00+01:00", "2126-12-24T18:00"}
 	window := duration("How old a slot may be to be caught up. Default 24h.", "24h")
 	jitter := duration("Each run starts up to this much later, at random. Default none.", "30s")
 	eventType := text("The type of the events: exact, or with * for one word and > at the end for one or more.", definition.MaxEventType)
