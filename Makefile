@@ -13,7 +13,7 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -X github.com/activity-core/activity-core/internal/lifecycle.Version=$(VERSION)
 
 # Go modules of their own, beside the one here.
-MODULES := $(patsubst %/go.mod,%,$(sort $(wildcard deploy/*/go.mod)))
+MODULES := $(patsubst %/go.mod,%,$(sort $(wildcard deploy/*/go.mod test/*/go.mod)))
 
 # Further flags for go test, for example: make test TESTFLAGS=-v
 TESTFLAGS    ?=
@@ -25,7 +25,7 @@ FUZZTIME ?= 60s
 # The database of `make dev`.
 ACTCORE_DB_URL ?= postgres://actcore:actcore@localhost:5433/actcore
 
-.PHONY: help dev dev-reset build test test-faults fuzz lint bench migrate seed fmt generate verify
+.PHONY: help dev dev-reset build test test-faults fuzz lint bench migrate seed fmt generate verify contract
 
 help: ## print this list
 	@echo 'Usage: make TARGET'
@@ -80,6 +80,10 @@ fmt: ## format all Go files
 
 generate: ## write generated files anew
 	go generate ./...
+
+contract: export BREAKING := $(BREAKING)
+contract: ## accept the OpenAPI document as the contract; what breaks it needs BREAKING='reason'
+	@cd test/contract && go run . accept "$$BREAKING"
 
 verify: generate ## fail when a generated file differs from the committed one
 	git diff --exit-code

@@ -111,7 +111,7 @@ func (a *API) serveDocs(base string) error {
 	return nil
 }
 
-//go:generate go test -run=^TestDocument$ -update .
+//go:generate go test -run=^(TestDocument|TestDocumentedRoles)$ -update .
 
 // serveDocument serves the OpenAPI document, which is complete by now, in both of its forms.
 func (a *API) serveDocument(jsonPath, yamlPath string) error {

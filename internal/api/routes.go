@@ -203,6 +203,10 @@ func (a *API) routes(health, ready http.Handler, origins []string) error {
 	a.plain("ready", "/readyz", "Can the process do its whole job now?",
 		"200 when it can; 503 with what is missing when it cannot.", ready, http.StatusServiceUnavailable)
 
+	for _, s := range a.huma.OpenAPI().Components.Schemas.Map() {
+		allowNull(s)
+	}
+
 	// Called by browsers and by code generators. Not part of the document that they serve.
 	if err := a.serveDocument("/openapi.json", "/openapi.yaml"); err != nil {
 		return fmt.Errorf("write the OpenAPI document: %w", err)

@@ -116,6 +116,8 @@ func defineSchemas(registry huma.Registry) {
 	all[schemaReplacement] = object("The fields to replace; null resets one to its default.", nil, change)
 	merge := nullableFields(documentProperties(), "name", "trigger_config")
 	merge["trigger_config"] = triggerPatch(all)
+	merge["concurrency"] = nullable(object("The fields to change; null removes the limit.", nil,
+		nullableFields(all[schemaConcurrency].Properties, "limit")))
 	merge["labels"] = &huma.Schema{Type: huma.TypeObject, Nullable: true, Description: "Labels to add or change; null removes one.",
 		AdditionalProperties: &huma.Schema{Type: huma.TypeString, Nullable: true}}
 	all[schemaPatch] = object("A JSON Merge Patch (RFC 7396) of a definition.", nil, merge)
@@ -143,6 +145,28 @@ func defineSchemas(registry huma.Registry) {
 	}
 	for _, s := range all {
 		s.PrecomputeMessages()
+	}
+}
+
+// allowNull adds null to the values of every nullable enumeration, here and below: to JSON Schema a type that allows null is not
+// enough when there is an enum.
+func allowNull(s *huma.Schema) {
+	if s == nil {
+		return
+	}
+	if s.Nullable && len(s.Enum) > 0 && !slices.Contains(s.Enum, nil) {
+		s.Enum = append(slices.Clone(s.Enum), nil)
+	}
+	for _, p := range s.Properties {
+		allowNull(p)
+	}
+	for _, list := range [][]*huma.Schema{s.OneOf, s.AnyOf, s.AllOf, {s.Items}} {
+		for _, part := range list {
+			allowNull(part)
+		}
+	}
+	if more, ok := s.AdditionalProperties.(*huma.Schema); ok {
+		allowNull(more)
 	}
 }
 
@@ -186,7 +210,7 @@ func triggerSchemas() map[string]*huma.Schema {
 			"all within misfire_window.")
 	misfire.Default = definition.MisfireSkip
 	runAt := text("The one time it is due: RFC 3339, or without an offset the local time of the time zone. It has to lie ahead.", 0)
-	runAt.Examples = []any{"2026-12-24T18:00:00+01:00", "2026-12-24T18:00"}
+	runAt.Examples = []any{"2126-12-24T18:00:00+01:00", "2126-12-24T18:00"}
 	window := duration("How old a slot may be to be caught up. Default 24h.", "24h")
 	jitter := duration("Each run starts up to this much later, at random. Default none.", "30s")
 	eventType := text("The type of the events: exact, or with * for one word and > at the end for one or more.", definition.MaxEventType)

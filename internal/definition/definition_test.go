@@ -53,6 +53,7 @@ func TestParseDocumentRefuses(t *testing.T) {
 		"list":            {`[]`, "", "type", "must be an object, but is a list"},
 		"duplicate field": {`{"name": "x", "name": "y", ` + trigger + `}`, "name", "duplicate_field", "is given twice"},
 		"unknown field":   {`{"name": "x", "nmae": "y", ` + trigger + `}`, "nmae", "unknown_field", "is not a field that is known here"},
+		"unknown null":    {`{"name": "x", "nmae": null, ` + trigger + `}`, "nmae", "unknown_field", "is not a field that is known here"},
 		"case variant":    {`{"Name": "x", ` + trigger + `}`, "Name", "unknown_field", "is not a field"},
 		"unknown nested": {`{"name": "x", "trigger_config": {"trigger_type": "manual", "crom": 1}}`, "trigger_config.crom",
 			"unknown_field", "is not a field"},

@@ -137,7 +137,25 @@ func parseObject(data []byte) (object, error) {
 	if o == nil {
 		return nil, Invalid("", "type", "must be a JSON object, but is null")
 	}
+	for _, name := range slices.Sorted(maps.Keys(o)) {
+		if isNull(o[name]) && !slices.Contains(documentFields, name) { // any other value is found when it is decoded
+			return nil, unknownField(clip(name, 60))
+		}
+	}
 	return o, nil
+}
+
+// documentFields are the names of the top-level fields.
+var documentFields = func() (names []string) {
+	for field := range reflect.TypeFor[Document]().Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	return names
+}()
+
+func unknownField(field string) *InvalidError {
+	return Invalid(field, "unknown_field", "is not a field that is known here")
 }
 
 // mergeObject applies a merge patch (RFC 7396) to an object.
