@@ -454,7 +454,7 @@ func (g generator) text(t *rapid.T, name, within string, s *openapi3.Schema) any
 	var own any
 	switch {
 	case s.Format == "uuid":
-		own = uuid(t)
+		own = someUUID(t)
 	case s.Format == "date-time":
 		own = fmt.Sprintf("20%02d-%02d-%02dT%02d:30:00Z", between(t, 0, 99), between(t, 1, 12),
 			between(t, 1, 28), between(t, 0, 23))
@@ -473,7 +473,7 @@ func (g generator) text(t *rapid.T, name, within string, s *openapi3.Schema) any
 	return own
 }
 
-func uuid(t *rapid.T) string {
+func someUUID(t *rapid.T) string {
 	b := rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "uuid")
 	return fmt.Sprintf("%x-%x-7%03x-a%03x-%x", b[:4], b[4:6], int(b[6])<<4|int(b[7])>>4, int(b[8])<<4, b[10:])
 }

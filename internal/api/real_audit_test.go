@@ -193,8 +193,8 @@ func (a *audited) letter() string {
 	return list[0].ID
 }
 
-// request is one that changes something.
-type request struct {
+// mutation is a request that changes something.
+type mutation struct {
 	method, path, body string
 	action             definition.Action
 	kind               definition.TargetKind
@@ -208,10 +208,10 @@ func lastRange() string {
 }
 
 // mutations are, by operation id, all that changes something: each makes what it needs, and a request that succeeds once.
-var mutations = map[string]func(a *audited) request{
-	"create-definition": func(a *audited) request {
+var mutations = map[string]func(a *audited) mutation{
+	"create-definition": func(a *audited) mutation {
 		a.n++
-		return request{"POST", "/activity-definitions/", fmt.Sprintf(`{"name": "new-%d", %s}`, a.n, byHand), definition.ActionCreate,
+		return mutation{"POST", "/activity-definitions/", fmt.Sprintf(`{"name": "new-%d", %s}`, a.n, byHand), definition.ActionCreate,
 			definition.TargetDefinition, "?"}
 	},
 	"update-definition": changes("PUT", "", `{"description": "x"}`, definition.ActionUpdate, byHand),
@@ -219,7 +219,7 @@ var mutations = map[string]func(a *audited) request{
 	"delete-definition": changes("DELETE", "", "", definition.ActionDelete, hourly),
 	"pause-definition":  changes("POST", "/pause", `{"reason": "why"}`, definition.ActionPause, hourly),
 	"resume-definition": changes("POST", "/resume", "", definition.ActionResume, hourly+`, "enabled": false`),
-	"rollback-definition": func(a *audited) request {
+	"rollback-definition": func(a *audited) mutation {
 		d := a.define(byHand)
 		_, err := a.store.UpdateDefinition(a.t.Context(), d.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) {
 			d.Description = "x"
@@ -228,20 +228,20 @@ var mutations = map[string]func(a *audited) request{
 		if err != nil {
 			a.t.Fatal(err)
 		}
-		return request{"POST", "/activity-definitions/" + d.ID + "/revisions/1/rollback", "", definition.ActionRollback,
+		return mutation{"POST", "/activity-definitions/" + d.ID + "/revisions/1/rollback", "", definition.ActionRollback,
 			definition.TargetDefinition, d.ID}
 	},
-	"trigger-definition": func(a *audited) request {
-		return request{"POST", "/activity-definitions/" + a.define(byHand).ID + "/trigger", `{"a": 1}`, definition.ActionRunTrigger,
+	"trigger-definition": func(a *audited) mutation {
+		return mutation{"POST", "/activity-definitions/" + a.define(byHand).ID + "/trigger", `{"a": 1}`, definition.ActionRunTrigger,
 			definition.TargetRun, "?"}
 	},
-	"backfill-definition": func(a *audited) request {
-		return request{"POST", "/activity-definitions/" + a.define(hourly).ID + "/backfill", "{" + lastRange() + "}",
+	"backfill-definition": func(a *audited) mutation {
+		return mutation{"POST", "/activity-definitions/" + a.define(hourly).ID + "/backfill", "{" + lastRange() + "}",
 			definition.ActionBackfillCreate, definition.TargetBackfill, "?"}
 	},
-	"cancel-backfill": func(a *audited) request {
+	"cancel-backfill": func(a *audited) mutation {
 		id := a.backfill()
-		return request{"POST", "/backfills/" + id + "/cancel", "", definition.ActionBackfillCancel, definition.TargetBackfill, id}
+		return mutation{"POST", "/backfills/" + id + "/cancel", "", definition.ActionBackfillCancel, definition.TargetBackfill, id}
 	},
 	"cancel-run":    steers("cancel", definition.ActionRunCancel, func(a *audited) string { return a.run(a.define(byHand)) }),
 	"terminate-run": steers("terminate", definition.ActionRunTerminate, func(a *audited) string { return a.run(a.define(byHand)) }),
@@ -252,57 +252,57 @@ var mutations = map[string]func(a *audited) request{
 	"terminate-runs": steersMany("terminate", definition.ActionRunTerminate, (*audited).run,
 		""),
 	"rerun-runs": steersMany("rerun", definition.ActionRunRerun, (*audited).canceledRun, `, "status": ["canceled"]`),
-	"retry-dead-letter": func(a *audited) request {
+	"retry-dead-letter": func(a *audited) mutation {
 		id := a.letter()
-		return request{"POST", "/dead-letters/" + id + "/retry", "", definition.ActionDeadLetterRetry, definition.TargetDeadLetter, id}
+		return mutation{"POST", "/dead-letters/" + id + "/retry", "", definition.ActionDeadLetterRetry, definition.TargetDeadLetter, id}
 	},
-	"discard-dead-letter": func(a *audited) request {
+	"discard-dead-letter": func(a *audited) mutation {
 		id := a.letter()
-		return request{"POST", "/dead-letters/" + id + "/discard", "", definition.ActionDeadLetterDiscard, definition.TargetDeadLetter, id}
+		return mutation{"POST", "/dead-letters/" + id + "/discard", "", definition.ActionDeadLetterDiscard, definition.TargetDeadLetter, id}
 	},
-	"retry-dead-letters": func(a *audited) request {
+	"retry-dead-letters": func(a *audited) mutation {
 		a.letter()
 		a.letter()
-		return request{"POST", "/dead-letters/retry", `{"reason": "not_json"}`, definition.ActionDeadLetterRetry, definition.TargetDeadLetter, ""}
+		return mutation{"POST", "/dead-letters/retry", `{"reason": "not_json"}`, definition.ActionDeadLetterRetry, definition.TargetDeadLetter, ""}
 	},
-	"discard-dead-letters": func(a *audited) request {
+	"discard-dead-letters": func(a *audited) mutation {
 		a.letter()
 		a.letter()
-		return request{"POST", "/dead-letters/discard", `{"reason": "not_json"}`, definition.ActionDeadLetterDiscard,
+		return mutation{"POST", "/dead-letters/discard", `{"reason": "not_json"}`, definition.ActionDeadLetterDiscard,
 			definition.TargetDeadLetter, ""}
 	},
-	"create-replay": func(a *audited) request {
-		return request{"POST", "/replays", fmt.Sprintf(`{%s, "definition_ids": [%q, %q]}`, lastRange(), a.define(onEvent).ID, a.define(onEvent).ID),
+	"create-replay": func(a *audited) mutation {
+		return mutation{"POST", "/replays", fmt.Sprintf(`{%s, "definition_ids": [%q, %q]}`, lastRange(), a.define(onEvent).ID, a.define(onEvent).ID),
 			definition.ActionReplayCreate, definition.TargetReplay, "?"}
 	},
-	"cancel-replay": func(a *audited) request {
+	"cancel-replay": func(a *audited) mutation {
 		id := a.replay()
-		return request{"POST", "/replays/" + id + "/cancel", "", definition.ActionReplayCancel, definition.TargetReplay, id}
+		return mutation{"POST", "/replays/" + id + "/cancel", "", definition.ActionReplayCancel, definition.TargetReplay, id}
 	},
-	"sync-schedules": func(*audited) request {
-		return request{"POST", "/admin/sync", "", definition.ActionSchedulesSync, definition.TargetSchedules, ""}
+	"sync-schedules": func(*audited) mutation {
+		return mutation{"POST", "/admin/sync", "", definition.ActionSchedulesSync, definition.TargetSchedules, ""}
 	},
 }
 
-func changes(method, path, body string, action definition.Action, fields string) func(*audited) request {
-	return func(a *audited) request {
+func changes(method, path, body string, action definition.Action, fields string) func(*audited) mutation {
+	return func(a *audited) mutation {
 		id := a.define(fields).ID
-		return request{method, "/activity-definitions/" + id + path, body, action, definition.TargetDefinition, id}
+		return mutation{method, "/activity-definitions/" + id + path, body, action, definition.TargetDefinition, id}
 	}
 }
 
-func steers(path string, action definition.Action, run func(*audited) string) func(*audited) request {
-	return func(a *audited) request {
+func steers(path string, action definition.Action, run func(*audited) string) func(*audited) mutation {
+	return func(a *audited) mutation {
 		id := run(a)
-		return request{"POST", "/runs/" + id + "/" + path, "", action, definition.TargetRun, id}
+		return mutation{"POST", "/runs/" + id + "/" + path, "", action, definition.TargetRun, id}
 	}
 }
 
-func steersMany(path string, action definition.Action, run func(*audited, definition.Stored) string, more string) func(*audited) request {
-	return func(a *audited) request {
+func steersMany(path string, action definition.Action, run func(*audited, definition.Stored) string, more string) func(*audited) mutation {
+	return func(a *audited) mutation {
 		d := a.define(byHand)
 		id := run(a, d)
-		return request{"POST", "/runs/" + path, fmt.Sprintf(`{"filter": {"definition_id": %q%s}}`, d.ID, more), action, definition.TargetRun, id}
+		return mutation{"POST", "/runs/" + path, fmt.Sprintf(`{"filter": {"definition_id": %q%s}}`, d.ID, more), action, definition.TargetRun, id}
 	}
 }
 

@@ -221,7 +221,7 @@ func TestDefinitionsOfACaller(t *testing.T) {
 		t.Errorf("answers %v, want 201 five times and 409 fifteen times", counts)
 	}
 	p := as[Problem](t, services[0], made.Secret, 409, "POST", "/activity-definitions", `{"name":"more","trigger_config":{"trigger_type":"manual"}}`)
-	if p.Type != problemURN+"too-many-definitions" {
+	if p.Type != "/problems/too-many-definitions" {
 		t.Errorf("%+v", p)
 	}
 	// Rotated, it is the same caller; others have their own limits, or none.

@@ -45,10 +45,10 @@ func (fakeTokens) ListTokens(context.Context, access.ListTokens) ([]access.Token
 	return nil, errNotExpected
 }
 
-// callers authenticates by a table, credential by credential.
-type callers map[string]access.Caller
+// byCredential authenticates by a table, credential by credential.
+type byCredential map[string]access.Caller
 
-func (c callers) Authenticate(_ context.Context, credential string) (access.Caller, error) {
+func (c byCredential) Authenticate(_ context.Context, credential string) (access.Caller, error) {
 	if caller, ok := c[credential]; ok {
 		return caller, nil
 	}
@@ -182,7 +182,7 @@ func TestTokenThatCannotBeRotated(t *testing.T) {
 func TestTokensAreForAdmins(t *testing.T) {
 	t.Parallel()
 	o := testOptions()
-	o.Access = callers{
+	o.Access = byCredential{
 		"viewer": {Name: "v", Role: access.Viewer}, "operator": {Name: "o", Role: access.Operator}, "editor": {Name: "e", Role: access.Editor},
 		"limited": {Name: "l", Role: access.Admin, Labels: map[string]string{"team": "growth"}},
 		"admin":   {Name: "a", Role: access.Admin},
@@ -212,7 +212,7 @@ func TestWhoAmI(t *testing.T) {
 		t.Errorf("where nobody is asked: %s", got)
 	}
 	o := testOptions()
-	o.Access = callers{"x": {ID: "token:1", Name: "ci", Role: access.Viewer, Labels: map[string]string{"team": "growth"}, MaxDefinitions: 7,
+	o.Access = byCredential{"x": {ID: "token:1", Name: "ci", Role: access.Viewer, Labels: map[string]string{"team": "growth"}, MaxDefinitions: 7,
 		Expires: time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))}}
 	a := newAPI(t, o)
 	got := call(t, a, "GET", "/whoami", "", "Authorization", "bearer x").Body.String()
@@ -230,7 +230,7 @@ func TestWhoAmI(t *testing.T) {
 func TestTooManyDefinitions(t *testing.T) {
 	t.Parallel()
 	o := testOptions()
-	o.Access = callers{"x": {Name: "ci", Role: access.Editor, MaxDefinitions: 3}}
+	o.Access = byCredential{"x": {Name: "ci", Role: access.Editor, MaxDefinitions: 3}}
 	o.Store = &fakeStore{create: func(definition.Document) (definition.Stored, error) {
 		return definition.Stored{}, fmt.Errorf("create definition a: %w", definition.ErrTooManyDefinitions)
 	}}

@@ -311,7 +311,7 @@ func TestNoScopeCostsNothing(t *testing.T) {
 				t.Errorf("%s: %q %v", name, text, args)
 			}
 		}
-		if text, args := listRuns(ctx, definition.ListRuns{Limit: 1}); strings.Contains(text, "definition_labels") || len(args) != 1 {
+		if text, args := listRuns(ctx, definition.ListRuns{Limit: 1}, false); strings.Contains(text, "definition_labels") || len(args) != 1 {
 			t.Errorf("%s: %s %v", name, text, args)
 		}
 	}
