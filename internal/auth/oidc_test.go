@@ -570,7 +570,8 @@ func TestProviderAway(t *testing.T) {
 	token := signed(t, jose.RS256, key, goodClaims(provider, clock.now()))
 	for range 3 {
 		status, body, header := ask(t, handler, token)
-		if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || strings.Contains(body, provider.url) {
+		if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || strings.Contains(body, provider.url) ||
+			!strings.Contains(body, "who you are cannot be checked at the moment") {
 			t.Errorf("the provider is away: %d %v %s", status, header, body)
 		}
 	}
@@ -592,33 +593,37 @@ func TestProviderMisbehaves(t *testing.T) {
 			json.NewEncoder(w).Encode(map[string]any{"issuer": issuer, "jwks_uri": keys})
 		}
 	}
-	for name, h := range map[string]func() http.HandlerFunc{
-		"another issuer":         func() http.HandlerFunc { return discovery("https://evil.example", address) },
-		"keys in the open":       func() http.HandlerFunc { return discovery(address, "http://192.0.2.1/keys") },
-		"keys by another scheme": func() http.HandlerFunc { return discovery(address, "file:///etc/passwd") },
-		"no keys":                func() http.HandlerFunc { return discovery(address, "") },
-		"no JSON": func() http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>welcome</html>") }
-		},
-		"too much": func() http.HandlerFunc {
-			return func(w http.ResponseWriter, _ *http.Request) {
-				io.WriteString(w, `{"issuer":"`+strings.Repeat("x", maxAnswer)+`"}`)
-			}
-		},
-		"no answer": func() http.HandlerFunc { return func(http.ResponseWriter, *http.Request) { <-released } },
+	text := func(text string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, text) }
+	}
+	for _, c := range []struct {
+		name   string
+		make   func() http.HandlerFunc
+		reason string
+	}{
+		{"another issuer", func() http.HandlerFunc { return discovery("https://evil.example", address) }, "did not match the issuer URL"},
+		{"keys in the open", func() http.HandlerFunc { return discovery(address, "http://192.0.2.1/keys") }, "neither https nor on this machine"},
+		{"keys in a file", func() http.HandlerFunc { return discovery(address, "file:///etc/passwd") }, "neither https nor on this machine"},
+		{"moved into the open", func() http.HandlerFunc {
+			return http.RedirectHandler("http://192.0.2.1/", http.StatusFound).ServeHTTP
+		}, "answered 302 Found"},
+		{"no keys", func() http.HandlerFunc { return discovery(address, "") }, "read the keys of"},
+		{"no JSON", func() http.HandlerFunc { return text("<html>welcome</html>") }, "did not answer with JSON"},
+		{"too much", func() http.HandlerFunc { return text(`{"issuer":"` + strings.Repeat("x", maxAnswer) + `"}`) }, "answered more than 1 MiB"},
+		{"no answer", func() http.HandlerFunc { return func(http.ResponseWriter, *http.Request) { <-released } }, "context deadline exceeded"},
 	} {
 		mux := http.NewServeMux()
 		server := httptest.NewServer(mux)
 		address = server.URL
-		mux.HandleFunc("/", h())
+		mux.HandleFunc("/", c.make())
 		people, clock := newPeople(t, server.URL)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		_, err := people.Verify(ctx, signed(t, jose.RS256, key, goodClaims(&identityProvider{url: server.URL}, clock.now())))
 		cancel()
-		if !errors.Is(err, definition.ErrUnavailable) || errors.Is(err, access.ErrUnknown) {
-			t.Errorf("%s: %v", name, err)
+		if !errors.Is(err, definition.ErrUnavailable) || errors.Is(err, access.ErrUnknown) || !strings.Contains(err.Error(), c.reason) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.reason)
 		}
-		if name == "no answer" {
+		if c.name == "no answer" {
 			close(released)
 		}
 		server.Close()
