@@ -39,7 +39,7 @@ func newService(t *testing.T) *service {
 	return serve(t, testenv.Pool(t), testenv.Temporal(t), testenv.Names(t).OrchestratorTaskQueue)
 }
 
-func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue string) *service {
+func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue string, change ...func(*api.Options)) *service {
 	t.Helper()
 	s := &service{store: postgres.New(pool), temporal: temporal}
 	logger, registry := slog.New(slog.DiscardHandler), prometheus.NewRegistry()
@@ -57,10 +57,14 @@ func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler, err := api.New(api.Options{
+	options := api.Options{
 		Store: s.store, Ledger: runs, Stopper: stopper, Syncer: schedules, FullSyncer: fullSync{schedules}, Health: http.NotFoundHandler(),
 		Ready: http.NotFoundHandler(), Log: logger, Registerer: registry,
-	})
+	}
+	for _, c := range change {
+		c(&options)
+	}
+	handler, err := api.New(options)
 	if err != nil {
 		t.Fatal(err)
 	}
