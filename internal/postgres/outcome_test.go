@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
-	"net/url"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,108 +14,12 @@ import (
 	"github.com/activity-core/activity-core/internal/testenv"
 )
 
-// broken is how a connection breaks.
-type broken int
-
-const (
-	// before: what the client sends does not arrive.
-	before broken = iota + 1
-	// after: it arrives, and the answer is lost.
-	after
-	// silent: it arrives, and no answer comes, for as long as the client waits.
-	silent
-)
-
-// wire is a TCP proxy before Postgres that breaks a connection at one message of the client.
-type wire struct {
-	address string
-	at      func([]byte) bool
-	how     atomic.Int32 // a broken, for the next message
-}
-
-func newWire(t *testing.T, server string, at func([]byte) bool) *wire {
+// through returns a store behind a wire that breaks at some message.
+func through(t *testing.T, database string, at func([]byte) bool) (*Store, *testenv.Wire) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	w := &wire{address: listener.Addr().String(), at: at}
-	go func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go w.carry(client, server)
-		}
-	}()
-	return w
+	w, address := testenv.NewWire(t, database, at)
+	return New(testenv.OpenPool(t, address+"&pool_max_conns=2")), w
 }
-
-func (w *wire) carry(client net.Conn, address string) {
-	defer client.Close()
-	server, err := net.Dial("tcp", address)
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	var how atomic.Int32
-	go func() { // the answers
-		defer client.Close()
-		defer server.Close()
-		data := make([]byte, 64<<10)
-		for {
-			n, err := server.Read(data)
-			if err != nil {
-				return
-			}
-			switch broken(how.Load()) {
-			case after:
-				return
-			case silent:
-				continue
-			}
-			if _, err := client.Write(data[:n]); err != nil {
-				return
-			}
-		}
-	}()
-	data := make([]byte, 64<<10)
-	for {
-		n, err := client.Read(data)
-		if err != nil {
-			return
-		}
-		if w.at(data[:n]) {
-			how.Store(w.how.Swap(0))
-		}
-		if broken(how.Load()) == before {
-			return
-		}
-		if _, err := server.Write(data[:n]); err != nil {
-			return
-		}
-	}
-}
-
-// through returns a store whose connection, it has but one, goes through the wire.
-func through(t *testing.T, database string, w func(server string) *wire) (*Store, *wire) {
-	t.Helper()
-	u, err := url.Parse(database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := w(u.Host)
-	u.Host = proxy.address
-	query := u.Query()
-	query.Set("pool_max_conns", "2")
-	query.Set("sslmode", "disable")
-	u.RawQuery = query.Encode()
-	return New(testenv.OpenPool(t, u.String())), proxy
-}
-
-func isCommit(data []byte) bool { return bytes.Contains(data, []byte("commit\x00")) }
 
 // isExecute: the statement is known to the server, and is to be carried out.
 func isExecute(data []byte) bool { return len(data) > 0 && data[0] == 'B' }
@@ -129,19 +30,19 @@ func TestCommitOfWhichNobodyKnows(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name string
-		how  broken
+		how  testenv.Break
 		rows int
-	}{{"lost on the way there", before, 0}, {"lost on the way back", after, 1}, {"no answer", silent, 1}} {
+	}{{"lost on the way there", testenv.LostRequest, 0}, {"lost on the way back", testenv.LostAnswer, 1}, {"no answer", testenv.NoAnswer, 1}} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			database := testenv.DatabaseURL(t)
 			direct := New(testenv.OpenPool(t, database))
-			s, w := through(t, database, func(server string) *wire { return newWire(t, server, isCommit) })
+			s, w := through(t, database, testenv.IsCommit)
 			ctx := as(t.Context(), "a")
 			first := claimKey(ctx, t, s, "k", "one")
 			claim := access.Claim{Key: "k", ID: first.ID}
 
-			w.how.Store(int32(test.how))
+			w.Break(test.how)
 			hasty, cancel := context.WithTimeout(access.WithClaim(ctx, claim), time.Second)
 			defer cancel()
 			_, err := s.CreateDefinition(hasty, parse(t, manual))
@@ -178,10 +79,10 @@ func TestCommitOfWhichNobodyKnows(t *testing.T) {
 // The connection breaks at a statement that commits by itself.
 func TestStatementOfWhichNobodyKnows(t *testing.T) {
 	t.Parallel()
-	for how, rows := range map[broken]int{before: 1, after: 2} {
+	for how, rows := range map[testenv.Break]int{testenv.LostRequest: 1, testenv.LostAnswer: 2} {
 		database := testenv.DatabaseURL(t)
 		direct := New(testenv.OpenPool(t, database))
-		s, w := through(t, database, func(server string) *wire { return newWire(t, server, isExecute) })
+		s, w := through(t, database, isExecute)
 		d := create(t, direct, manual)
 		accept := func() error {
 			_, err := s.AcceptRuns(t.Context(), []definition.Occurrence{{DefinitionID: d.ID, Kind: definition.KindManual, Key: definition.ManualKey()}})
@@ -190,7 +91,7 @@ func TestStatementOfWhichNobodyKnows(t *testing.T) {
 		if err := accept(); err != nil { // makes the statement known
 			t.Fatal(err)
 		}
-		w.how.Store(int32(how))
+		w.Break(how)
 		if err := accept(); !errors.Is(err, definition.ErrOutcomeUnknown) || !errors.Is(err, definition.ErrUnavailable) {
 			t.Errorf("%d: %v, want ErrOutcomeUnknown and ErrUnavailable", how, err)
 		}
@@ -205,9 +106,9 @@ func TestOutcomesThatAreKnown(t *testing.T) {
 	t.Parallel()
 	database := testenv.DatabaseURL(t)
 	direct := New(testenv.OpenPool(t, database))
-	isUpdate := func(data []byte) bool { return bytes.Contains(data, []byte("INSERT INTO definitions")) }
-	s, w := through(t, database, func(server string) *wire { return newWire(t, server, isUpdate) })
-	w.how.Store(int32(after))
+	isInsert := func(data []byte) bool { return bytes.Contains(data, []byte("INSERT INTO definitions")) }
+	s, w := through(t, database, isInsert)
+	w.Break(testenv.LostAnswer)
 	_, err := s.CreateDefinition(t.Context(), parse(t, manual))
 	if !errors.Is(err, definition.ErrUnavailable) || errors.Is(err, definition.ErrOutcomeUnknown) {
 		t.Errorf("broken before the commit: %v", err)
