@@ -36,8 +36,8 @@ func TestFullSync(t *testing.T) {
 			t.Errorf("%s: %d\n%s\nwant\n%s", test[0], w.Code, got, test[1])
 		}
 	}
-	if fmt.Sprint(dryRuns) != "[false false true]" {
-		t.Errorf("asked %v", dryRuns)
+	if syncs := o.Store.(*fakeStore).syncs; fmt.Sprint(dryRuns) != "[false false true]" || syncs != 2 {
+		t.Errorf("asked %v, and %d were noted", dryRuns, syncs)
 	}
 	p := wantProblem(t, call(t, a, "POST", "/admin/sync?dry_run=maybe", ""), 422, "invalid")
 	if p.Detail != `dry_run: "maybe" is neither true nor false` {
