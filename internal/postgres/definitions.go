@@ -88,38 +88,77 @@ func (s *Store) GetDefinition(ctx context.Context, id string) (definition.Stored
 
 // ListDefinitions returns a page of live definitions in the order of creation.
 func (s *Store) ListDefinitions(ctx context.Context, q definition.ListDefinitions) ([]definition.Stored, error) {
-	sql := strings.Builder{}
-	sql.WriteString(selectDefinition + ` WHERE d.deleted_at IS NULL AND d.seq > $1`)
-	scope, args := within(ctx, "d.id", []any{q.AfterSeq})
-	sql.WriteString(scope)
-	where := func(condition string, value any) {
-		args = append(args, value)
-		fmt.Fprintf(&sql, " AND "+condition, len(args))
-	}
-	if q.TriggerType != "" {
-		where("d.trigger_type = $%d", q.TriggerType)
-	}
-	if q.Name != "" {
-		where("d.name = $%d", q.Name)
-	}
-	if q.Enabled != nil {
-		where("d.enabled = $%d", *q.Enabled)
-	}
-	if q.EventType != "" {
-		where("d.event_type = $%d", q.EventType)
-	}
-	for _, key := range slices.Sorted(maps.Keys(q.Labels)) {
-		args = append(args, key, q.Labels[key])
-		fmt.Fprintf(&sql, " AND d.id IN ("+withLabel+")", len(args)-1, len(args))
-	}
-	args = append(args, q.Limit)
-	fmt.Fprintf(&sql, " ORDER BY d.seq LIMIT $%d", len(args))
-	rows, err := s.pool.Query(ctx, sql.String(), args...)
+	sql, args := listDefinitions(ctx, q)
+	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, translate("list definitions", err)
 	}
 	list, err := pgx.CollectRows(rows, scanDefinition)
 	return list, translate("list definitions", err)
+}
+
+// nearDefinitions is how many of the next definitions are looked through for those with some labels.
+const nearDefinitions = 1000
+
+// listDefinitions writes the statement of a page. Labels may be those of most definitions, or of a few: the page is first looked for among the
+// next definitions of all, and when it is not whole after these, among all that have the labels. The planner would do one of both for
+// good, and neither is fast for the other's definitions.
+func listDefinitions(ctx context.Context, q definition.ListDefinitions) (string, []any) {
+	args := []any{q.AfterSeq, q.Limit}
+	conditions := "d.deleted_at IS NULL AND d.seq > $1"
+	where := func(condition string, values ...any) {
+		numbers := make([]any, len(values))
+		for i := range values {
+			numbers[i] = len(args) + 1 + i
+		}
+		args = append(args, values...)
+		conditions += fmt.Sprintf(" AND "+condition, numbers...)
+	}
+	if q.TriggerType != "" {
+		where("d.trigger_type = $%d", q.TriggerType)
+	}
+	if q.Enabled != nil {
+		where("d.enabled = $%d", *q.Enabled)
+	}
+	if q.Name != "" {
+		where("d.name = $%d", q.Name)
+	}
+	if q.EventType != "" {
+		where("d.event_type = $%d", q.EventType)
+	}
+	const order = " ORDER BY d.seq LIMIT $2"
+	var labelled []string
+	for _, labels := range []map[string]string{q.Labels, access.From(ctx).Labels} {
+		for _, key := range slices.Sorted(maps.Keys(labels)) {
+			args = append(args, key, labels[key])
+			labelled = append(labelled, fmt.Sprintf(withLabel, len(args)-1, len(args)))
+		}
+	}
+	switch {
+	case len(labelled) == 0:
+		return selectDefinition + " WHERE " + conditions + order, args
+	case q.Name != "" || q.EventType != "": // which leave few
+		return selectDefinition + " WHERE " + conditions + " AND d.id IN (" + strings.Join(labelled, ") AND d.id IN (") + ")" + order, args
+	}
+	// One look for each definition, as the planner would not do it for a thousand.
+	var has, more strings.Builder
+	for i, set := range labelled {
+		fmt.Fprintf(&has, " AND COALESCE((SELECT true FROM (%s AND definition_id = d.id) l), false)", set)
+		if i > 0 {
+			fmt.Fprintf(&more, " AND definition_id IN (%s)", set)
+		}
+	}
+	return fmt.Sprintf(`
+		WITH near AS MATERIALIZED (
+			SELECT d.id, d.seq, d.deleted_at, d.trigger_type, d.enabled FROM definitions d
+			WHERE d.deleted_at IS NULL AND d.seq > $1 ORDER BY d.seq LIMIT %[1]d),
+		page AS MATERIALIZED (SELECT d.id FROM near d WHERE %[2]s%[3]s%[4]s),
+		found AS MATERIALIZED (SELECT (SELECT count(*) FROM page) = $2 OR (SELECT count(*) FROM near) < %[1]d AS enough),
+		far AS MATERIALIZED (
+			SELECT d.id FROM (%[5]s%[6]s) l (id) CROSS JOIN LATERAL (SELECT d.id, d.seq FROM definitions d WHERE d.id = l.id AND %[2]s LIMIT 1) d
+			WHERE NOT (SELECT enough FROM found)%[4]s)
+		%[7]s WHERE d.id = ANY (ARRAY(SELECT id FROM page WHERE (SELECT enough FROM found) UNION ALL SELECT id FROM far))%[4]s`,
+		nearDefinitions, conditions, has.String(), order, labelled[0], more.String(), selectDefinition), args
 }
 
 // UpdateDefinition changes a live definition in one transaction: edit receives the document in force and returns the

@@ -320,3 +320,65 @@ func TestNoScopeCostsNothing(t *testing.T) {
 		t.Errorf("%q %v", text, args)
 	}
 }
+
+// TestPagesByLabel reads lists of definitions by labels that most have, that a few have at both ends, and that none has, page by page: all
+// of them are there, once and in their order.
+func TestPagesByLabel(t *testing.T) {
+	t.Parallel()
+	const n = nearDefinitions + 500
+	s := newStore(t)
+	for _, statement := range []string{
+		`INSERT INTO definitions (id, name, revision, enabled, enabled_since, trigger_type, document, created_at, updated_at, deleted_at)
+		SELECT gen_random_uuid(), 'd' || i, 1, i % 3 > 0, now(), CASE WHEN i % 2 = 0 THEN 'manual' ELSE 'event' END,
+		       '{"name":"x","enabled":true,"trigger_config":{"trigger_type":"manual"},"tasks":[]}', now(), now(), CASE WHEN i % 10 = 9 THEN now() END
+		FROM generate_series(1, $1::int) i ORDER BY i`,
+		`INSERT INTO definition_labels (definition_id, key, value) SELECT id, 'most', 'yes' FROM definitions WHERE seq % 7 > 0 AND seq <= $1`,
+		`INSERT INTO definition_labels (definition_id, key, value) SELECT id, 'ends', CASE WHEN seq % 2 = 0 THEN 'even' ELSE 'odd' END
+		FROM definitions WHERE seq <= 40 OR seq > $1 - 40`,
+	} {
+		execute(t, s, statement, n)
+	}
+	off := false
+	all := definition.ListDefinitions{}
+	for _, test := range []struct {
+		labels []string // of the caller
+		q      definition.ListDefinitions
+		where  string
+	}{
+		{nil, all, "true"},
+		{[]string{"most", "yes"}, all, "seq % 7 > 0"},
+		{[]string{"ends", "even"}, all, "seq % 2 = 0 AND (seq <= 40 OR seq > $1 - 40)"},
+		{[]string{"ends", "even", "most", "yes"}, all, "seq % 2 = 0 AND seq % 7 > 0 AND (seq <= 40 OR seq > $1 - 40)"},
+		{[]string{"ends", "even"}, definition.ListDefinitions{Labels: map[string]string{"most": "yes"}}, "seq % 2 = 0 AND seq % 7 > 0 AND (seq <= 40 OR seq > $1 - 40)"},
+		{nil, definition.ListDefinitions{Labels: map[string]string{"most": "yes"}}, "seq % 7 > 0"},
+		{[]string{"ends", "even"}, definition.ListDefinitions{Labels: map[string]string{"ends": "odd"}}, "false"},
+		{[]string{"ends", "none"}, all, "false"},
+		{[]string{"ends", "even"}, definition.ListDefinitions{TriggerType: "manual", Enabled: &off}, "seq % 2 = 0 AND seq % 3 = 0 AND (seq <= 40 OR seq > $1 - 40)"},
+		{[]string{"most", "yes"}, definition.ListDefinitions{TriggerType: "event", Enabled: &off}, "seq % 7 > 0 AND seq % 2 = 1 AND seq % 3 = 0"},
+		{[]string{"most", "yes"}, definition.ListDefinitions{TriggerType: "cron"}, "false"},
+		{[]string{"most", "yes"}, definition.ListDefinitions{Name: "d8"}, "seq = 8"},
+		{[]string{"most", "yes"}, definition.ListDefinitions{Name: "d7"}, "false"},
+		{[]string{"most", "yes"}, definition.ListDefinitions{EventType: "a.b"}, "false"},
+	} {
+		ctx := limited(t.Context(), test.labels...)
+		var got []string
+		test.q.Limit = 64
+		for {
+			page, err := s.ListDefinitions(ctx, test.q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range page {
+				got = append(got, fmt.Sprint(d.Seq))
+			}
+			if len(page) < test.q.Limit {
+				break
+			}
+			test.q.AfterSeq = page[len(page)-1].Seq
+		}
+		want := texts(t, s, `SELECT seq::text FROM definitions WHERE deleted_at IS NULL AND $1::int > 0 AND `+test.where+` ORDER BY definitions.seq`, n)
+		if strings.Join(got, ", ") != want {
+			t.Errorf("%q %+v: %d definitions\n%s\nwant\n%s", test.labels, test.q, len(got), strings.Join(got, ", "), want)
+		}
+	}
+}
