@@ -581,7 +581,7 @@ func steeringSchemas() map[string]*huma.Schema {
 			"dry_run": dryRun()}),
 		schemaRunFilter: object("Which runs: at least one of these, and all that are given.", nil, properties{
 			"definition_id": id("Those of this definition."),
-			"definition":    nullable(text("Those of the definitions with this name.", 100)),
+			"definition":    nullable(text("Those of the definitions with this name.", maxNameFilter)),
 			"labels": nullable(&huma.Schema{Type: huma.TypeObject, AdditionalProperties: text("", definition.MaxLabelValue),
 				Description: "Those of definitions that have all of these labels."}),
 			"status":      words(enumSchema(definition.RunStatuses...), "Those with one of these statuses."),

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -355,6 +357,9 @@ func counted(n int) *runsSteeredOutput {
 	return &runsSteeredOutput{Status: http.StatusOK, Body: RunCount{Count: n, Left: max(0, n-definition.MaxSteered), DryRun: true}}
 }
 
+// maxNameFilter is the most characters of the name of a definition.
+const maxNameFilter = 100
+
 // selection reads the filter, which has to name something.
 func (g *runFilterFields) selection(f *faults) definition.ListRuns {
 	var q definition.ListRuns
@@ -391,6 +396,14 @@ func (g *runFilterFields) selection(f *faults) definition.ListRuns {
 	}
 	if g.Since != nil && g.Until != nil && q.Until.Before(q.Since) {
 		f.add("filter.until", "after_since", "must not be before since")
+	}
+	if utf8.RuneCountInString(q.Definition) > maxNameFilter {
+		f.add("filter.definition", "max_length", "must be at most %d characters long, as names are", maxNameFilter)
+	}
+	for _, key := range slices.Sorted(maps.Keys(q.Labels)) {
+		if len(q.Labels[key]) > definition.MaxLabelValue {
+			f.add("filter.labels."+clip(key, 60), "max_length", "must be at most %d bytes long, as labels are", definition.MaxLabelValue)
+		}
 	}
 	for _, value := range []string{q.Definition, strings.Join(labelTexts(q.Labels), "")} {
 		if strings.ContainsRune(value, 0) {

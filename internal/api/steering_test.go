@@ -206,6 +206,8 @@ func TestBulkSteering(t *testing.T) {
 		`{"filter": {"definition": ""}}`:                                                 "filter.definition: is empty: give it a value or leave it out",
 		`{"filter": {"since": "2026-01-02T03:04:05Z", "until": "2026-01-01T00:00:00Z"}}`: "filter.until: must not be before since",
 		`{"filter": {"state": "queued"}}`:                                                "filter.state: is not a field that is known here",
+		`{"filter": {"definition": "` + strings.Repeat("x", 101) + `"}}`:                 "filter.definition: must be at most 100 characters long, as names are",
+		`{"filter": {"labels": {"a": "` + strings.Repeat("x", 256) + `"}}}`:              "filter.labels.a: must be at most 255 bytes long, as labels are",
 		`{"filter": {"labels": {"a": "b\u0000"}}}`:                                       "filter: must not hold the character U+0000",
 	} {
 		if p := wantProblem(t, call(t, a, "POST", "/runs/cancel", body), 422, "invalid"); p.Detail != detail {
