@@ -188,7 +188,7 @@ func TestOneRotationAtATime(t *testing.T) {
 	// Nobody has the successor: with it revoked, the old one is rotated again, and the new one is good for as long as the first was.
 	successor := as[TokenList](t, a, boot, 200, "GET", "/tokens?limit=1", "").Items[0]
 	p := as[Problem](t, a, boot, 409, "POST", "/tokens/"+made.ID+"/rotate", "")
-	if p.Type != problemURN+"token-rotated" || !strings.Contains(p.Detail, "into "+successor.ID+":") {
+	if p.Type != "/problems/token-rotated" || !strings.Contains(p.Detail, "into "+successor.ID+":") {
 		t.Errorf("%+v", p)
 	}
 	as[Token](t, a, boot, 200, "POST", "/tokens/"+successor.ID+"/revoke", "")
