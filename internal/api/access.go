@@ -44,7 +44,7 @@ func (a *API) authorize(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	if wide, _ := ctx.Operation().Extensions[wideExtension].(bool); wide && caller.Limited() {
-		writeProblem(ctx, newProblem(http.StatusForbidden, "forbidden",
+		writeProblem(ctx, newProblem(http.StatusForbidden, kindForbidden,
 			"this is about the whole installation, and %s is limited to definitions with the labels %s", clip(caller.Name, 100),
 			labelText(caller)))
 		return
@@ -69,7 +69,7 @@ func (a *API) caller(ctx context.Context, header, address string) (access.Caller
 	if errors.Is(err, definition.ErrUnavailable) {
 		a.log.LogAttrs(ctx, slog.LevelWarn, "request not served: who calls cannot be found out",
 			slog.String("request_id", requestID(ctx)), slog.Any("error", err))
-		p := newProblem(http.StatusServiceUnavailable, "unavailable",
+		p := newProblem(http.StatusServiceUnavailable, kindUnavailable,
 			"who you are cannot be checked at the moment; try again in %d seconds", retryAfter)
 		p.headers = http.Header{"Retry-After": {strconv.Itoa(retryAfter)}}
 		return caller, p
@@ -79,7 +79,7 @@ func (a *API) caller(ctx context.Context, header, address string) (access.Caller
 
 // unauthorized is the answer to a caller that is not known; code is the one of RFC 6750, if any.
 func unauthorized(detail, code string) *Problem {
-	p := newProblem(http.StatusUnauthorized, "unauthorized", "%s", detail)
+	p := newProblem(http.StatusUnauthorized, kindUnauthorized, "%s", detail)
 	challenge := `Bearer realm="activity-core"`
 	if code != "" {
 		challenge += `, error="` + code + `"`
@@ -92,12 +92,12 @@ func unauthorized(detail, code string) *Problem {
 func forbidden(c access.Caller, needed access.Role) *Problem {
 	switch {
 	case needed == "":
-		return newProblem(http.StatusForbidden, "forbidden", "this operation is closed to everybody")
+		return newProblem(http.StatusForbidden, kindForbidden, "this operation is closed to everybody")
 	case c.Role == "":
-		return newProblem(http.StatusForbidden, "forbidden",
+		return newProblem(http.StatusForbidden, kindForbidden,
 			"none of the groups of %s has a grant here: ask an administrator of this installation for one", clip(c.Name, 100))
 	}
-	return newProblem(http.StatusForbidden, "forbidden", "this needs the role %s, and %s has the role %s", needed, clip(c.Name, 100), c.Role)
+	return newProblem(http.StatusForbidden, kindForbidden, "this needs the role %s, and %s has the role %s", needed, clip(c.Name, 100), c.Role)
 }
 
 // labelText is the labels that a caller is limited to, as in team=growth.

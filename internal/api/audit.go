@@ -113,7 +113,7 @@ func missingEntry(err error, id int64) error {
 	if !errors.Is(err, definition.ErrNotFound) {
 		return err
 	}
-	return newProblem(http.StatusNotFound, "not-found", "there is no entry %d in the audit trail; it may have been removed because of its age", id)
+	return newProblem(http.StatusNotFound, kindNotFound, "there is no entry %d in the audit trail; it may have been removed because of its age", id)
 }
 
 // jsonOrNull is JSON as it is, or null for none.

@@ -61,7 +61,7 @@ func parseIfMatch(text string) (match definition.Match, ok bool) {
 
 // precondition is the answer to a request for another revision than the one in force.
 func precondition(e *definition.RevisionError) *Problem {
-	p := newProblem(http.StatusPreconditionFailed, "precondition-failed", "the definition has changed: %s. Read it again, see whether your "+
+	p := newProblem(http.StatusPreconditionFailed, kindPrecondition, "the definition has changed: %s. Read it again, see whether your "+
 		"change still makes sense, and send it with the new ETag", e)
 	p.headers = http.Header{"Etag": {etag(e.Now)}}
 	return p

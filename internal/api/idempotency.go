@@ -217,7 +217,7 @@ func fingerprint(r *http.Request, body []byte) []byte {
 }
 
 func keyReused() *Problem {
-	p := newProblem(http.StatusUnprocessableEntity, "idempotency-key-reused", "%s: was sent with another request within the last %d hours; "+
+	p := newProblem(http.StatusUnprocessableEntity, kindKeyReused, "%s: was sent with another request within the last %d hours; "+
 		"use a new key for each thing that you want done, and the same one only to send the same request again", keyHeader,
 		int(definition.KeyAge.Hours()))
 	p.Errors = []Fault{{Field: keyHeader, Rule: "reused", Message: strings.TrimPrefix(p.Detail, keyHeader+": ")}}
@@ -226,14 +226,14 @@ func keyReused() *Problem {
 
 func keyInUse(left time.Duration) *Problem {
 	seconds := max(1, int(math.Ceil(left.Seconds())))
-	p := newProblem(http.StatusConflict, "idempotency-key-in-use", "another request with this %s is at work: send this one again to get its "+
+	p := newProblem(http.StatusConflict, kindKeyInUse, "another request with this %s is at work: send this one again to get its "+
 		"answer, in %d s at the latest", keyHeader, seconds)
 	p.headers = http.Header{"Retry-After": {strconv.Itoa(seconds)}}
 	return p
 }
 
 func alreadyShown() *Problem {
-	return newProblem(http.StatusConflict, "token-already-shown", "a request with this %s has made a token, which is shown once and kept "+
+	return newProblem(http.StatusConflict, kindTokenAlreadyShown, "a request with this %s has made a token, which is shown once and kept "+
 		"nowhere: if its answer was lost, revoke that token and ask for another one with a new key", keyHeader)
 }
 

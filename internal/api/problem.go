@@ -136,10 +136,10 @@ func missingRevision(err error, definitionID string) error {
 	case !errors.As(err, &missed):
 		return missing(err, "definition", definitionID)
 	case missed.Next == 0:
-		return newProblem(http.StatusNotFound, "not-found", "there is no revision %d of definition %s: the newest is %d",
+		return newProblem(http.StatusNotFound, kindNotFound, "there is no revision %d of definition %s: the newest is %d",
 			missed.Revision, definitionID, missed.Newest)
 	}
-	return newProblem(http.StatusNotFound, "revision-gone", "revision %d of definition %s is so old that it was removed: of those from it on, "+
+	return newProblem(http.StatusNotFound, kindRevisionGone, "revision %d of definition %s is so old that it was removed: of those from it on, "+
 		"the oldest that is kept is %d; GET /activity-definitions/%s/revisions lists all that are", missed.Revision, definitionID,
 		missed.Next, definitionID)
 }
@@ -191,13 +191,13 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 // outcomeUnknown is the answer when the connection to the storage broke during a commit. Only a request with an Idempotency-Key is
 // invited to try again.
 func outcomeUnknown(ctx context.Context) *Problem {
-	const kind, what = "outcome-unknown", "the connection to the storage broke while the change was being made, so that it may or may not " +
+	const what = "the connection to the storage broke while the change was being made, so that it may or may not " +
 		"have been made: "
 	if _, claimed := access.ClaimFrom(ctx); !claimed {
-		return newProblem(http.StatusServiceUnavailable, kind, what+"read what is there before you try again. With the header "+keyHeader+
+		return newProblem(http.StatusServiceUnavailable, kindOutcomeIsUnknown, what+"read what is there before you try again. With the header "+keyHeader+
 			" trying again would be safe")
 	}
-	p := newProblem(http.StatusServiceUnavailable, kind, what+"send the same request again with the same %s, which does it once", keyHeader)
+	p := newProblem(http.StatusServiceUnavailable, kindOutcomeIsUnknown, what+"send the same request again with the same %s, which does it once", keyHeader)
 	p.headers = http.Header{"Retry-After": {strconv.Itoa(retryAfter)}}
 	return p
 }

@@ -58,6 +58,8 @@ const (
 	kindNotWaiting         problemKind = "not-waiting"
 	kindDecided            problemKind = "decided"
 	kindTokenAlreadyShown  problemKind = "token-already-shown"
+	kindTokenEnded         problemKind = "token-ended"
+	kindTokenRotated       problemKind = "token-rotated"
 	kindKeyInUse           problemKind = "idempotency-key-in-use"
 
 	kindPrecondition     problemKind = "precondition-failed"
@@ -167,6 +169,12 @@ var problemKinds = []ProblemKind{
 		"A request with this Idempotency-Key made the token before. Its text was shown in the first answer and is not kept, so that it "+
 			"cannot be shown again.",
 		"When the first answer is lost, rotate the token, or revoke it and make another one with a new key."),
+	describe(kindTokenEnded, http.StatusConflict, "The token has ended",
+		"The token has expired or was revoked, so that there is nothing to rotate.",
+		"Make a new token."),
+	describe(kindTokenRotated, http.StatusConflict, "The token was rotated already",
+		"The token has a successor that is good. The detail names it.",
+		"Use the successor. When its text was lost, revoke it, and rotate this one again or make a new token."),
 	describe(kindKeyInUse, http.StatusConflict, "A request with this Idempotency-Key is being served",
 		"Another request with the same Idempotency-Key has not been answered yet.",
 		"Send the same request again, with the same key, after the time in Retry-After: it then gets the answer of the first."),

@@ -21,7 +21,7 @@ import (
 	"github.com/activity-core/activity-core/internal/testenv"
 )
 
-const byHand = `{"name":"by-hand","trigger_config":{"trigger_type":"manual"}}`
+const madeByHand = `{"name":"by-hand","trigger_config":{"trigger_type":"manual"}}`
 
 // said is what came back from one request.
 type said struct {
@@ -49,8 +49,8 @@ func (s *service) send(ctx context.Context, method, path, body string, headers .
 	return said{resp.StatusCode, resp.Header, string(data)}, err
 }
 
-// ask is send for a test that expects a status.
-func (s *service) ask(t *testing.T, status int, method, path, body string, headers ...string) said {
+// askKeyed is send for a test that expects a status.
+func (s *service) askKeyed(t *testing.T, status int, method, path, body string, headers ...string) said {
 	t.Helper()
 	a, err := s.send(t.Context(), method, path, body, headers...)
 	if err != nil {
@@ -63,7 +63,7 @@ func (s *service) ask(t *testing.T, status int, method, path, body string, heade
 }
 
 func (a said) problem() string {
-	_, kind, _ := strings.Cut(a.body, "urn:activity-core:problem:")
+	_, kind, _ := strings.Cut(a.body, `"/problems/`)
 	kind, _, _ = strings.Cut(kind, `"`)
 	return kind
 }
@@ -134,7 +134,7 @@ func TestOneKeyFromManyClients(t *testing.T) {
 		}
 		return answers[0]
 	}
-	created := same(201, "/activity-definitions/", byHand, "create")
+	created := same(201, "/activity-definitions/", madeByHand, "create")
 	if n := countOf(t, pool, `SELECT count(*) FROM definitions`); n != 1 {
 		t.Errorf("%d definitions", n)
 	}
@@ -167,30 +167,30 @@ func TestKeys(t *testing.T) {
 	}
 	const path, other = "/activity-definitions/", `{"name":"other","trigger_config":{"trigger_type":"manual"}}`
 
-	first := s.ask(t, 201, "POST", path, byHand, as("a", "k")...)
-	again := s.ask(t, 201, "POST", strings.TrimSuffix(path, "/"), byHand, as("a", "k")...)
+	first := s.askKeyed(t, 201, "POST", path, madeByHand, as("a", "k")...)
+	again := s.askKeyed(t, 201, "POST", strings.TrimSuffix(path, "/"), madeByHand, as("a", "k")...)
 	if again.body != first.body || again.header.Get("Idempotency-Replayed") != "true" || again.header.Get("Location") != first.header.Get("Location") {
 		t.Errorf("again: %+v, first %+v", again, first)
 	}
 	if again.header.Get("X-Request-Id") == first.header.Get("X-Request-Id") {
 		t.Error("two requests have one id")
 	}
-	if p := s.ask(t, 422, "POST", path, other, as("a", "k")...); p.problem() != "idempotency-key-reused" {
+	if p := s.askKeyed(t, 422, "POST", path, other, as("a", "k")...); p.problem() != "idempotency-key-reused" {
 		t.Errorf("another body: %s", p.body)
 	}
-	s.ask(t, 201, "POST", path, other, as("b", "k")...) // another caller's key is another key
+	s.askKeyed(t, 201, "POST", path, other, as("b", "k")...) // another caller's key is another key
 
 	// Answers that are no success are kept as well, whatever becomes of their cause.
-	taken := s.ask(t, 409, "POST", path, other, as("a", "taken")...)
+	taken := s.askKeyed(t, 409, "POST", path, other, as("a", "taken")...)
 	missing := path + definition.NewID()
-	s.ask(t, 404, "POST", missing+"/trigger", "", as("a", "missing")...)
+	s.askKeyed(t, 404, "POST", missing+"/trigger", "", as("a", "missing")...)
 	if _, err := pool.Exec(t.Context(), `UPDATE definitions SET name = 'renamed' WHERE name = 'other'`); err != nil {
 		t.Fatal(err)
 	}
-	if a := s.ask(t, 409, "POST", path, other, as("a", "taken")...); a.body != taken.body || a.header.Get("Idempotency-Replayed") != "true" {
+	if a := s.askKeyed(t, 409, "POST", path, other, as("a", "taken")...); a.body != taken.body || a.header.Get("Idempotency-Replayed") != "true" {
 		t.Errorf("a name that was taken: %+v", a)
 	}
-	if a := s.ask(t, 404, "POST", missing+"/trigger", "", as("a", "missing")...); a.header.Get("Idempotency-Replayed") != "true" {
+	if a := s.askKeyed(t, 404, "POST", missing+"/trigger", "", as("a", "missing")...); a.header.Get("Idempotency-Replayed") != "true" {
 		t.Errorf("a definition that was missing: %+v", a)
 	}
 
@@ -198,7 +198,7 @@ func TestKeys(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), `UPDATE idempotency_keys SET expires_at = expires_at - interval '24 hours'`); err != nil {
 		t.Fatal(err)
 	}
-	late := s.ask(t, 201, "POST", path, `{"name":"late","trigger_config":{"trigger_type":"manual"}}`, as("a", "k")...)
+	late := s.askKeyed(t, 201, "POST", path, `{"name":"late","trigger_config":{"trigger_type":"manual"}}`, as("a", "k")...)
 	if late.header.Get("Idempotency-Replayed") != "" {
 		t.Errorf("a day later: %+v", late)
 	}
@@ -230,7 +230,7 @@ func TestTroubleIsNotKept(t *testing.T) {
 		}}
 	})
 	for _, status := range []int{503, 500, 201, 201} {
-		s.ask(t, status, "POST", "/activity-definitions/", byHand, "Idempotency-Key", "k")
+		s.askKeyed(t, status, "POST", "/activity-definitions/", madeByHand, "Idempotency-Key", "k")
 	}
 }
 
@@ -257,19 +257,19 @@ func TestSleeperMakesNothing(t *testing.T) {
 	}
 	answered := make(chan result, 1)
 	go func() {
-		a, err := s.send(t.Context(), "POST", "/activity-definitions/", byHand, "Idempotency-Key", "k")
+		a, err := s.send(t.Context(), "POST", "/activity-definitions/", madeByHand, "Idempotency-Key", "k")
 		answered <- result{a, err}
 	}()
 	<-asleep
-	if a := s.ask(t, 409, "POST", "/activity-definitions/", byHand, "Idempotency-Key", "k"); a.problem() != "idempotency-key-in-use" {
+	if a := s.askKeyed(t, 409, "POST", "/activity-definitions/", madeByHand, "Idempotency-Key", "k"); a.problem() != "idempotency-key-in-use" {
 		t.Errorf("while it sleeps: %s", a.body)
 	}
 	if _, err := pool.Exec(t.Context(), `UPDATE idempotency_keys SET claimed_until = now()`); err != nil {
 		t.Fatal(err)
 	}
 	// The definition has another name by the time, so that nothing but the claim keeps a second one away.
-	made := s.ask(t, 201, "POST", "/activity-definitions/", byHand, "Idempotency-Key", "k")
-	s.ask(t, 200, "PUT", made.header.Get("Location"), `{"name":"renamed"}`)
+	made := s.askKeyed(t, 201, "POST", "/activity-definitions/", madeByHand, "Idempotency-Key", "k")
+	s.askKeyed(t, 200, "PUT", made.header.Get("Location"), `{"name":"renamed"}`)
 	wakeUp()
 	a := <-answered
 	if a.err != nil || a.status != 409 || a.problem() != "idempotency-key-in-use" {
@@ -278,7 +278,7 @@ func TestSleeperMakesNothing(t *testing.T) {
 	if n := countOf(t, pool, `SELECT count(*) FROM definitions`); n != 1 {
 		t.Errorf("%d definitions", n)
 	}
-	if last := s.ask(t, 201, "POST", "/activity-definitions/", byHand, "Idempotency-Key", "k"); last.body != made.body {
+	if last := s.askKeyed(t, 201, "POST", "/activity-definitions/", madeByHand, "Idempotency-Key", "k"); last.body != made.body {
 		t.Errorf("asked again: %s, want %s", last.body, made.body)
 	}
 }
@@ -295,45 +295,45 @@ func TestLostAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	created := s.ask(t, 201, "POST", "/activity-definitions/", byHand, "Idempotency-Key", "create")
+	created := s.askKeyed(t, 201, "POST", "/activity-definitions/", madeByHand, "Idempotency-Key", "create")
 	at := created.header.Get("Location")
 	lose()
-	if a := s.ask(t, 201, "POST", "/activity-definitions/", byHand, "Idempotency-Key", "create"); a.body != created.body ||
+	if a := s.askKeyed(t, 201, "POST", "/activity-definitions/", madeByHand, "Idempotency-Key", "create"); a.body != created.body ||
 		a.header.Get("Location") != at || a.header.Get("ETag") != `"1"` {
 		t.Errorf("created again: %+v", a)
 	}
 
-	s.ask(t, 200, "POST", at+"/pause", "", "Idempotency-Key", "pause")
-	s.ask(t, 200, "POST", at+"/resume", "")
+	s.askKeyed(t, 200, "POST", at+"/pause", "", "Idempotency-Key", "pause")
+	s.askKeyed(t, 200, "POST", at+"/resume", "")
 	lose()
-	a := s.ask(t, 200, "POST", at+"/pause", "", "Idempotency-Key", "pause")
+	a := s.askKeyed(t, 200, "POST", at+"/pause", "", "Idempotency-Key", "pause")
 	if d := read[definitionAnswer](t, answer{body: []byte(a.body)}); !d.Enabled || a.header.Get("ETag") != `"3"` {
 		t.Errorf("paused again what somebody had resumed: %s", a.body)
 	}
 
-	run := s.ask(t, 202, "POST", at+"/trigger", `{"n":1}`, "Idempotency-Key", "trigger")
+	run := s.askKeyed(t, 202, "POST", at+"/trigger", `{"n":1}`, "Idempotency-Key", "trigger")
 	lose()
-	if a := s.ask(t, 202, "POST", at+"/trigger", `{"n":1}`, "Idempotency-Key", "trigger"); a.header.Get("Location") != run.header.Get("Location") {
+	if a := s.askKeyed(t, 202, "POST", at+"/trigger", `{"n":1}`, "Idempotency-Key", "trigger"); a.header.Get("Location") != run.header.Get("Location") {
 		t.Errorf("triggered again: %+v, want %+v", a, run)
 	}
-	canceled := s.ask(t, 202, "POST", run.header.Get("Location")+"/cancel", "", "Idempotency-Key", "cancel")
-	s.ask(t, 409, "POST", run.header.Get("Location")+"/cancel", "", "Idempotency-Key", "cancel-2")
+	canceled := s.askKeyed(t, 202, "POST", run.header.Get("Location")+"/cancel", "", "Idempotency-Key", "cancel")
+	s.askKeyed(t, 409, "POST", run.header.Get("Location")+"/cancel", "", "Idempotency-Key", "cancel-2")
 	lose()
-	if a := s.ask(t, 202, "POST", run.header.Get("Location")+"/cancel", "", "Idempotency-Key", "cancel"); a.body != canceled.body {
+	if a := s.askKeyed(t, 202, "POST", run.header.Get("Location")+"/cancel", "", "Idempotency-Key", "cancel"); a.body != canceled.body {
 		t.Errorf("canceled again: %s, want %s", a.body, canceled.body)
 	}
-	again := s.ask(t, 202, "POST", run.header.Get("Location")+"/rerun", "", "Idempotency-Key", "rerun")
+	again := s.askKeyed(t, 202, "POST", run.header.Get("Location")+"/rerun", "", "Idempotency-Key", "rerun")
 	lose()
-	if a := s.ask(t, 202, "POST", run.header.Get("Location")+"/rerun", "", "Idempotency-Key", "rerun"); a.header.Get("Location") != again.header.Get("Location") {
+	if a := s.askKeyed(t, 202, "POST", run.header.Get("Location")+"/rerun", "", "Idempotency-Key", "rerun"); a.header.Get("Location") != again.header.Get("Location") {
 		t.Errorf("run again twice: %+v, want %+v", a, again)
 	}
 	if n := countOf(t, pool, `SELECT count(*) FROM runs`); n != 2 {
 		t.Errorf("%d runs, want 2", n)
 	}
-	s.ask(t, 204, "DELETE", at, "", "Idempotency-Key", "delete")
+	s.askKeyed(t, 204, "DELETE", at, "", "Idempotency-Key", "delete")
 	lose()
-	s.ask(t, 204, "DELETE", at, "", "Idempotency-Key", "delete")
-	s.ask(t, 404, "DELETE", at, "", "Idempotency-Key", "delete-2")
+	s.askKeyed(t, 204, "DELETE", at, "", "Idempotency-Key", "delete")
+	s.askKeyed(t, 404, "DELETE", at, "", "Idempotency-Key", "delete-2")
 	if n := countOf(t, pool, `SELECT count(*) FROM definitions`); n != 1 {
 		t.Errorf("%d definitions were made, want 1", n)
 	}
@@ -355,32 +355,32 @@ func TestUnknownOutcome(t *testing.T) {
 			wire, through := testenv.NewWire(t, database, testenv.IsCommit)
 			s := serve(t, testenv.OpenPool(t, through), nobody(t), "nobodys-queue")
 			wire.Break(test.how)
-			p := s.ask(t, 503, "POST", "/activity-definitions/", byHand, "Idempotency-Key", "k")
+			p := s.askKeyed(t, 503, "POST", "/activity-definitions/", madeByHand, "Idempotency-Key", "k")
 			if p.problem() != "outcome-unknown" || p.header.Get("Retry-After") != "2" || !strings.Contains(p.body, "may or may not") {
 				t.Errorf("told %v %s", p.header, p.body)
 			}
 			if n := countOf(t, direct, `SELECT count(*) FROM definitions`); n != test.rows {
 				t.Errorf("%d definitions, want %d", n, test.rows)
 			}
-			created := s.ask(t, 201, "POST", "/activity-definitions/", byHand, "Idempotency-Key", "k")
+			created := s.askKeyed(t, 201, "POST", "/activity-definitions/", madeByHand, "Idempotency-Key", "k")
 			if n := countOf(t, direct, `SELECT count(*) FROM definitions`); n != 1 {
 				t.Errorf("%d definitions in the end", n)
 			}
 			at := created.header.Get("Location") + "/trigger"
 			wire.Break(test.how)
-			if p := s.ask(t, 503, "POST", at, "", "Idempotency-Key", "t"); p.problem() != "outcome-unknown" {
+			if p := s.askKeyed(t, 503, "POST", at, "", "Idempotency-Key", "t"); p.problem() != "outcome-unknown" {
 				t.Errorf("told %s", p.body)
 			}
 			if n := countOf(t, direct, `SELECT count(*) FROM runs`); n != test.rows {
 				t.Errorf("%d runs, want %d", n, test.rows)
 			}
-			s.ask(t, 202, "POST", at, "", "Idempotency-Key", "t")
+			s.askKeyed(t, 202, "POST", at, "", "Idempotency-Key", "t")
 			if n := countOf(t, direct, `SELECT count(*) FROM runs`); n != 1 {
 				t.Errorf("%d runs in the end", n)
 			}
 			// Without a key nobody is invited to try again.
 			wire.Break(test.how)
-			p = s.ask(t, 503, "PUT", created.header.Get("Location"), `{"description":"x"}`)
+			p = s.askKeyed(t, 503, "PUT", created.header.Get("Location"), `{"description":"x"}`)
 			if p.problem() != "outcome-unknown" || p.header.Get("Retry-After") != "" {
 				t.Errorf("told %v %s", p.header, p.body)
 			}
@@ -399,30 +399,30 @@ func TestConcurrentEdits(t *testing.T) {
 			t.Errorf("ETag %s, want %s", got, want)
 		}
 	}
-	created := s.ask(t, 201, "POST", "/activity-definitions/", cron)
+	created := s.askKeyed(t, 201, "POST", "/activity-definitions/", cron)
 	at := created.header.Get("Location")
 	tag(created, `"1"`)
-	tag(s.ask(t, 200, "GET", at, ""), `"1"`)
-	tag(s.ask(t, 200, "PUT", at, `{"description":"a"}`, "If-Match", `"1"`), `"2"`)
-	tag(s.ask(t, 200, "PUT", at, `{"description":"a"}`, "If-Match", `"2"`), `"2"`) // changes nothing
-	stale := s.ask(t, 412, "PATCH", at, `{"description":"b"}`, "If-Match", `"1"`)
+	tag(s.askKeyed(t, 200, "GET", at, ""), `"1"`)
+	tag(s.askKeyed(t, 200, "PUT", at, `{"description":"a"}`, "If-Match", `"1"`), `"2"`)
+	tag(s.askKeyed(t, 200, "PUT", at, `{"description":"a"}`, "If-Match", `"2"`), `"2"`) // changes nothing
+	stale := s.askKeyed(t, 412, "PATCH", at, `{"description":"b"}`, "If-Match", `"1"`)
 	tag(stale, `"2"`)
 	if stale.problem() != "precondition-failed" || !strings.Contains(stale.body, "revision 2 is in force, and the wanted one is 1") {
 		t.Errorf("stale: %s", stale.body)
 	}
-	tag(s.ask(t, 200, "PATCH", at, `{"description":"b"}`, "If-Match", `"7", "2"`, "Content-Type", "application/merge-patch+json"), `"3"`)
-	s.ask(t, 412, "POST", at+"/pause", "", "If-Match", `W/"3"`)
-	tag(s.ask(t, 200, "POST", at+"/pause", "", "If-Match", `"3"`), `"4"`)
-	s.ask(t, 412, "POST", at+"/resume", "", "If-Match", `"3"`)
-	tag(s.ask(t, 200, "POST", at+"/resume", "", "If-Match", "*"), `"5"`)
-	tag(s.ask(t, 200, "PUT", at, `{"description":"c"}`), `"6"`) // nobody has to send it
-	s.ask(t, 412, "DELETE", at, "", "If-Match", `"5"`)
-	s.ask(t, 422, "DELETE", at, "", "If-Match", `6`)
-	s.ask(t, 204, "DELETE", at, "", "If-Match", `"6"`)
-	s.ask(t, 404, "DELETE", at, "", "If-Match", `"6"`)
+	tag(s.askKeyed(t, 200, "PATCH", at, `{"description":"b"}`, "If-Match", `"7", "2"`, "Content-Type", "application/merge-patch+json"), `"3"`)
+	s.askKeyed(t, 412, "POST", at+"/pause", "", "If-Match", `W/"3"`)
+	tag(s.askKeyed(t, 200, "POST", at+"/pause", "", "If-Match", `"3"`), `"4"`)
+	s.askKeyed(t, 412, "POST", at+"/resume", "", "If-Match", `"3"`)
+	tag(s.askKeyed(t, 200, "POST", at+"/resume", "", "If-Match", "*"), `"5"`)
+	tag(s.askKeyed(t, 200, "PUT", at, `{"description":"c"}`), `"6"`) // nobody has to send it
+	s.askKeyed(t, 412, "DELETE", at, "", "If-Match", `"5"`)
+	s.askKeyed(t, 422, "DELETE", at, "", "If-Match", `6`)
+	s.askKeyed(t, 204, "DELETE", at, "", "If-Match", `"6"`)
+	s.askKeyed(t, 404, "DELETE", at, "", "If-Match", `"6"`)
 
 	// Of many writers with one tag, one wins.
-	at = s.ask(t, 201, "POST", "/activity-definitions/", byHand).header.Get("Location")
+	at = s.askKeyed(t, 201, "POST", "/activity-definitions/", madeByHand).header.Get("Location")
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	statuses := map[int]int{}

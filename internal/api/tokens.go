@@ -112,10 +112,10 @@ func (a *API) rotateToken(ctx context.Context, in *rotateTokenInput) (*issuedTok
 	var rotated *access.RotatedError
 	switch {
 	case errors.Is(err, access.ErrTokenEnded):
-		return nil, newProblem(http.StatusConflict, "token-ended",
+		return nil, newProblem(http.StatusConflict, kindTokenEnded,
 			"token %s has expired or was revoked, and only an active one can be rotated: make another one with POST /tokens", id)
 	case errors.As(err, &rotated):
-		return nil, newProblem(http.StatusConflict, "token-rotated",
+		return nil, newProblem(http.StatusConflict, kindTokenRotated,
 			"token %s was rotated already, into %s: rotate that one, or revoke it first if nobody has it", id, rotated.Into)
 	case err != nil:
 		return nil, missing(err, "token", id)
@@ -210,7 +210,7 @@ func labelsOf(labels map[string]string) map[string]string {
 
 // tooManyDefinitions is the answer to a caller that has made as many definitions as it may have.
 func tooManyDefinitions(c access.Caller) *Problem {
-	return newProblem(http.StatusConflict, "too-many-definitions",
+	return newProblem(http.StatusConflict, kindTooManyDefinitions,
 		"%s has made %d definitions that are not deleted, and may not have more: delete some, or ask an admin for a credential with a "+
 			"higher max_definitions", clip(c.Name, 100), c.MaxDefinitions)
 }
