@@ -243,3 +243,32 @@ type denyAll struct{}
 func (denyAll) Authenticate(context.Context, string) (access.Caller, error) {
 	return access.Caller{}, access.ErrUnknown
 }
+
+// TestPanicsTellNothing asks for everything of a storage that panics, whatever it is asked.
+func TestPanicsTellNothing(t *testing.T) {
+	t.Parallel()
+	o := testOptions()
+	o.Store = struct{ Store }{}
+	o.Ledger = struct{ runLedger }{}
+	o.FullSyncer = struct{ fullSyncer }{}
+	a := newAPI(t, o)
+	for _, r := range a.DocumentedRequests(t) {
+		if r.ID == "preview-cron" {
+			continue // asks nobody
+		}
+		w := call(t, a, r.Method, r.Path, r.Body, "Content-Type", r.ContentType)
+		if w.Code != 500 {
+			t.Errorf("%s: %d %s", r.ID, w.Code, w.Body)
+			continue
+		}
+		p := wantProblem(t, w, 500, "internal")
+		if p.Detail != internalProblem().Detail || len(p.Errors) > 0 {
+			t.Errorf("%s: %s", r.ID, w.Body)
+		}
+		for _, word := range []string{"nil pointer", "runtime", "goroutine", ".go", "panic", "memory"} {
+			if strings.Contains(w.Body.String(), word) {
+				t.Errorf("%s tells %q: %s", r.ID, word, w.Body)
+			}
+		}
+	}
+}

@@ -31,6 +31,7 @@ import (
 // service is the API on a database and task queues of its own.
 type service struct {
 	url      string
+	api      *api.API
 	store    *postgres.Store
 	temporal client.Client
 }
@@ -77,7 +78,7 @@ func serve(t *testing.T, pool *pgxpool.Pool, temporal client.Client, queue strin
 	}
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	s.url = server.URL
+	s.url, s.api = server.URL, handler
 	return s
 }
 
@@ -463,49 +464,4 @@ func nobody(t *testing.T) client.Client {
 	}
 	t.Cleanup(c.Close)
 	return c
-}
-
-// TestStorageAway asks while Postgres does not answer: every answer says so, and when to try again.
-func TestStorageAway(t *testing.T) {
-	t.Parallel()
-	pool := testenv.Pool(t)
-	s := serve(t, pool, nobody(t), "nobodys-queue")
-	pool.Close()
-	id := definition.NewID()
-	for _, request := range [][3]string{
-		{"GET", "/activity-definitions/", ""},
-		{"POST", "/activity-definitions/", `{"name":"a","trigger_config":{"trigger_type":"manual"}}`},
-		{"GET", "/activity-definitions/" + id, ""},
-		{"PUT", "/activity-definitions/" + id, "{}"},
-		{"DELETE", "/activity-definitions/" + id, ""},
-		{"POST", "/activity-definitions/" + id + "/trigger", ""},
-		{"GET", "/activity-definitions/" + id + "/runs", ""},
-		{"POST", "/activity-definitions/" + id + "/pause", ""},
-		{"POST", "/activity-definitions/" + id + "/resume", ""},
-		{"GET", "/activity-definitions/" + id + "/next-fires", ""},
-		{"POST", "/activity-definitions/" + id + "/backfill", `{"from":"2026-01-01T00:00:00Z","to":"2026-01-01T00:00:00Z"}`},
-		{"GET", "/activity-definitions/" + id + "/backfills", ""},
-		{"GET", "/backfills/" + id, ""},
-		{"POST", "/backfills/" + id + "/cancel", ""},
-		{"GET", "/dead-letters", ""},
-		{"GET", "/dead-letters/" + id, ""},
-		{"POST", "/dead-letters/" + id + "/retry", ""},
-		{"POST", "/dead-letters/" + id + "/discard", ""},
-		{"POST", "/dead-letters/retry", `{"reason":"not_json"}`},
-		{"POST", "/dead-letters/discard", `{"reason":"not_json"}`},
-		{"POST", "/events/test", `{"event_id":"e","type":"a"}`},
-		{"GET", "/events/e", ""},
-		{"POST", "/replays", `{"from":"2026-01-01T00:00:00Z","to":"2026-01-01T00:00:00Z","definition_ids":["` + id + `"]}`},
-		{"GET", "/replays", ""},
-		{"GET", "/replays/" + id, ""},
-		{"POST", "/replays/" + id + "/cancel", ""},
-		{"POST", "/admin/sync", ""},
-		{"GET", "/runs", ""},
-		{"GET", "/runs/" + id, ""},
-	} {
-		a := s.call(t, 503, request[0], request[1], request[2])
-		if p := read[api.Problem](t, a); a.retryAfter != "2" || p.Detail != "the storage does not answer at the moment; try again in 2 seconds" {
-			t.Errorf("%s %s: %q, Retry-After %q", request[0], request[1], p.Detail, a.retryAfter)
-		}
-	}
 }
