@@ -25,7 +25,7 @@ func TestAccess(t *testing.T) {
 	boot := strings.TrimSpace(s.Command("tokens", "create", "me", "--role", "admin"))
 	call := func(token, method, path, body string) (int, system.Object) {
 		t.Helper()
-		status, answer, err := s.CallAs(t.Context(), token, method, path, body)
+		status, answer, err := s.TryCall(t.Context(), method, path, body, "Authorization", "Bearer "+token)
 		if err != nil {
 			t.Fatalf("%s %s: %v", method, path, err)
 		}
@@ -51,7 +51,7 @@ func TestAccess(t *testing.T) {
 	}
 	s.Command("tokens", "revoke", made.Str("id"))
 	testenv.Eventually(t, 5*time.Second, "the token is refused", func(ctx context.Context) (bool, error) {
-		status, _, err := s.CallAs(ctx, token, http.MethodGet, "/whoami", "")
+		status, _, err := s.TryCall(ctx, http.MethodGet, "/whoami", "", "Authorization", "Bearer "+token)
 		return status == http.StatusUnauthorized, err
 	})
 

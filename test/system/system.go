@@ -93,7 +93,7 @@ func New(t *testing.T) *System {
 func NewOn(t *testing.T, stack testenv.Info, database, namespace string, names config.Names) *System {
 	t.Helper()
 	s := &System{
-		T: t, Stack: stack, Namespace: namespace, Names: names, Database: database, APIAddr: freeAddr(t), logs: t.TempDir(),
+		T: t, Stack: stack, Namespace: namespace, Names: names, Database: database, APIAddr: FreeAddr(t), logs: t.TempDir(),
 	}
 	s.Env = map[string]string{
 		"ACTCORE_DB_URL": database, "TEMPORAL_HOST": stack.TemporalAddress, "TEMPORAL_NAMESPACE": namespace,
@@ -131,7 +131,7 @@ func (s *System) Start(name string, env ...string) *Process {
 // Launch runs a service without waiting. env has further variables, each as NAME=value.
 func (s *System) Launch(name string, env ...string) *Process {
 	s.T.Helper()
-	p := &Process{t: s.T, Name: name, Metrics: freeAddr(s.T), Env: maps.Clone(s.Env)}
+	p := &Process{t: s.T, Name: name, Metrics: FreeAddr(s.T), Env: maps.Clone(s.Env)}
 	p.Env["PROMETHEUS_BIND_ADDR"] = p.Metrics
 	for _, pair := range env {
 		key, value, _ := strings.Cut(pair, "=")
@@ -220,28 +220,28 @@ func (s *System) Call(method, path, body string) (int, Object) {
 	return status, answer
 }
 
-// TryCall is Call for a time at which the API may be away.
-func (s *System) TryCall(ctx context.Context, method, path, body string) (int, Object, error) {
-	return s.CallAs(ctx, "", method, path, body)
+// TryCall is Call for a time at which the API may be away. headers are names and values.
+func (s *System) TryCall(ctx context.Context, method, path, body string, headers ...string) (int, Object, error) {
+	return TryCallAt(ctx, s.APIAddr, method, path, body, headers...)
 }
 
-// CallAs is TryCall with a token, if it is not "".
-func (s *System) CallAs(ctx context.Context, token, method, path, body string) (int, Object, error) {
+// TryCallAt is TryCall for one of several processes.
+func TryCallAt(ctx context.Context, address, method, path, body string, headers ...string) (int, Object, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	var reader io.Reader
 	if body != "" {
 		reader = strings.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.APIAddr+path, reader)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, reader)
 	if err != nil {
 		return 0, nil, err
 	}
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -353,7 +353,8 @@ func HTTPOK(ctx context.Context, url string) bool {
 	return res.StatusCode == http.StatusOK
 }
 
-func freeAddr(t *testing.T) string {
+// FreeAddr returns an address that nobody listens on.
+func FreeAddr(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
