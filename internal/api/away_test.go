@@ -17,8 +17,8 @@ import (
 // withoutStorage are the operations that need none.
 var withoutStorage = map[string]bool{"preview-cron": true}
 
-// internals is what no answer may tell: SQL, the driver, the code, and where the database is.
-var internals = regexp.MustCompile(`(?i)\bselect\b|\binsert\b|relation|sqlstate|\bsql\b|pgx|pgconn|postgres|closed pool|dial|refused|` +
+// inside is what no answer may tell: SQL, the driver, the code, and where the database is.
+var inside = regexp.MustCompile(`(?i)\bselect\b|\binsert\b|relation|sqlstate|\bsql\b|pgx|pgconn|postgres|closed pool|dial|refused|` +
 	`goroutine|panic|runtime error|\.go\b|/internal/|127\.0\.0\.1|localhost|\bport\b|user=|database=`)
 
 // askAll sends a valid request of every operation, and holds the answers to one problem that tells nothing of what is ours alone.
@@ -59,7 +59,7 @@ func (s *service) askAll(t *testing.T, status int, kind, detail, retryAfter stri
 		for name, values := range resp.Header {
 			told += "\n" + name + ": " + strings.Join(values, ", ")
 		}
-		if m := internals.FindString(told); m != "" {
+		if m := inside.FindString(told); m != "" {
 			t.Errorf("%s tells %q:\n%s", r.ID, m, told)
 		}
 		for _, secret := range secrets {
