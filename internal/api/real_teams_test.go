@@ -142,6 +142,22 @@ var sweep = []sweepRequest{
 	{"list-replays", "/replays?limit=1", "", 200, 200},
 	{"get-replay", "/replays/{replay}", "", 0, 200},
 
+	{"list-revisions", "/activity-definitions/{cron}/revisions", "", 0, 200},
+	{"list-revisions", "/activity-definitions/{deleted}/revisions?limit=1", "", 0, 200},
+	{"get-revision", "/activity-definitions/{cron}/revisions/1", "", 0, 200},
+	{"get-revision", "/activity-definitions/{cron}/revisions/99", "", 0, 404},
+	{"list-audit", "/audit", "", 200, 200},
+	{"list-audit", "/audit?definition_id={cron}", "", 200, 200},
+	{"list-audit", "/audit?target_id={failed}", "", 200, 200},
+	{"list-audit", "/audit?actor=root-editor&action=create", "", 200, 200},
+	{"get-audit-entry", "/audit/{audit}", "", 0, 200},
+	{"whoami", "/whoami", "", 200, 200},
+
+	{"list-tokens", "/tokens", "", installation, installation},
+	{"create-token", "/tokens", `{"name":"x","role":"viewer"}`, installation, installation},
+	{"get-token", "/tokens/{letter}", "", installation, installation},
+	{"revoke-token", "/tokens/{letter}/revoke", "", installation, installation},
+	{"rotate-token", "/tokens/{letter}/rotate", "", installation, installation},
 	{"list-dead-letters", "/dead-letters", "", installation, installation},
 	{"get-dead-letter", "/dead-letters/{letter}", "", installation, installation},
 	{"retry-dead-letter", "/dead-letters/{letter}/retry", "", installation, installation},
@@ -154,6 +170,10 @@ var sweep = []sweepRequest{
 
 	{"create-definition", "/activity-definitions/", `{"name":"new-one","labels":{"team":"a"},"trigger_config":{"trigger_type":"manual"}}`, 422, 201},
 	{"update-definition", "/activity-definitions/{cron}", `{"description":"other"}`, 0, 200},
+	{"diff-revision", "/activity-definitions/{cron}/revisions/2/diff", "", 0, 200},
+	{"diff-revision", "/activity-definitions/{cron}/revisions/2/diff?against=1", "", 0, 200},
+	{"rollback-definition", "/activity-definitions/{cron}/revisions/1/rollback", "", 0, 200},
+	{"rollback-definition", "/activity-definitions/{cron}/revisions/99/rollback", "", 0, 404},
 	{"update-definition", "/activity-definitions/{manual}", `{"name":"{taken}"}`, 0, 409},
 	{"update-definition", "/activity-definitions/{manual}", `{"labels":{"team":"b"}}`, 0, 422},
 	{"update-definition", "/activity-definitions/{manual}", `{"timeout":"never"}`, 0, 422},
@@ -301,6 +321,11 @@ func sweptWorld(t *testing.T, s *service) map[string]string {
 		t.Fatal(letters, err)
 	}
 	world["letter"] = letters[0].ID
+	entries, err := s.store.ListAudit(t.Context(), definition.ListAudit{DefinitionID: world["cron"], Limit: 1})
+	if err != nil || len(entries) != 1 {
+		t.Fatal(entries, err)
+	}
+	world["audit"] = fmt.Sprint(entries[0].ID)
 
 	mine := defined("on-event-of-b", "b", `"trigger_config":{"trigger_type":"event","event_type":"of.b"}`)
 	run(mine)
@@ -317,6 +342,8 @@ func nobodys(world map[string]string) map[string]string {
 	for word, value := range world {
 		if _, err := uuid.Parse(value); err == nil {
 			out[word] = definition.NewID()
+		} else if word == "audit" {
+			out[word] = "7999999"
 		} else {
 			out[word] = "n" + strings.ReplaceAll(uuid.NewString(), "-", "")
 		}
@@ -413,6 +440,10 @@ func TestTeams(t *testing.T) {
 		if !slices.ContainsFunc(sweep, func(r sweepRequest) bool { return r.operation == id }) {
 			t.Errorf("operation %s is not swept: add its requests to sweep", id)
 		}
+	}
+	// Long numbers are told from others.
+	if _, err := pool.Exec(t.Context(), `ALTER TABLE audit ALTER COLUMN id RESTART WITH 7000000`); err != nil {
+		t.Fatal(err)
 	}
 	world := sweptWorld(t, s)
 	before := everything(t, pool)

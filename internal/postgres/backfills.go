@@ -77,9 +77,6 @@ func (s *Store) CreateBackfill(ctx context.Context, req definition.BackfillReque
 		if err != nil {
 			return err
 		}
-		if err := writeBackfill(ctx, tx, &b, &stored.Document, wanted); err != nil {
-			return err
-		}
 		err = recordBackfill(ctx, tx, definition.ActionBackfillCreate, &b, nil, map[string]any{"from": b.From, "to": b.To,
 			"only_missing": b.OnlyMissing, "max_concurrent": b.MaxConcurrent, "total": b.Total})
 		if err != nil {
