@@ -27,8 +27,8 @@ func (ifMatchParam) Schema(huma.Registry) *huma.Schema {
 func (p ifMatchParam) parse(f *faults) definition.Match {
 	match, ok := parseIfMatch(string(p))
 	if !ok {
-		f.add(ifMatchHeader, "entity_tags", `%q is neither * nor a list of entity tags: send the ETag of an answer as it is, with its quotes, `+
-			`as in "3"`, clip(string(p), 60))
+		f.add(ifMatchHeader, "entity_tags", `must be * or a list of entity tags, and is %s: send the ETag of an answer as it is, with its quotes, `+
+			`as in "3"`, strings.ToValidUTF8(clip(string(p), 60), "?"))
 	}
 	return match
 }

@@ -85,18 +85,6 @@ func (p *Process) WaitKilled(timeout time.Duration) {
 	}
 }
 
-// Stopped reports whether a failpoint has stopped the process.
-func (p *Process) Stopped() bool {
-	p.t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	// The name, in parentheses, is followed by the state.
-	_, state, _ := strings.Cut(string(status), ") ")
-	return strings.HasPrefix(state, "T")
-}
-
 // Continue lets a process go on that a failpoint has stopped.
 func (p *Process) Continue() {
 	p.t.Helper()
