@@ -155,6 +155,8 @@ func TestListAuditReadsLittle(t *testing.T) {
 		"definition and actor": {ctx, definition.ListAudit{DefinitionID: d[1], Actor: "ada"}, 0, 60},
 		"until long ago":       {ctx, definition.ListAudit{Until: old}, 51, 300},
 		"since just now":       {ctx, definition.ListAudit{Since: now.Add(-10 * time.Second)}, 11, 300},
+		"nothing since":        {ctx, definition.ListAudit{Since: now.Add(-10 * time.Second), Actor: "ada", Action: "rollback"}, 0, 300},
+		"nothing until":        {ctx, definition.ListAudit{Until: old, Actor: "bob", Action: "rollback"}, 0, 300},
 		"of an hour":           {ctx, definition.ListAudit{Since: now.Add(-2 * time.Hour), Until: now.Add(-time.Hour), Actor: "bob"}, 51, 300},
 		"rare within an hour":  {ctx, definition.ListAudit{Since: now.Add(-2 * time.Hour), Until: now.Add(-time.Hour), Actor: "rare"}, 0, 60},
 		"a team":               {team("t0"), definition.ListAudit{}, 51, 200},
