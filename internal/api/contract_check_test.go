@@ -98,6 +98,9 @@ func (c *checker) check(op *operation, r *request, s sent, a response) (wrong []
 		fault("no X-Request-Id or no X-Content-Type-Options: %v", a.header)
 	}
 	for _, word := range internals {
+		if word == "127.0.0.1" && strings.HasPrefix(op.path, "/audit") {
+			continue // the address of a caller, which is what the audit trail is asked for
+		}
 		if bytes.Contains(a.body, []byte(word)) {
 			fault("the answer tells %q", word)
 		}
@@ -110,7 +113,7 @@ func (c *checker) check(op *operation, r *request, s sent, a response) (wrong []
 	}
 	for name, h := range documented.Value.Headers {
 		given := a.header.Values(name)
-		if len(given) == 0 && (h.Value.Required || name == "Location") {
+		if len(given) == 0 && (h.Value.Required || name == "Location" && a.status != http.StatusOK) {
 			fault("the header %s is missing", name)
 		}
 		for _, value := range given {

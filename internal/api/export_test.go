@@ -32,7 +32,10 @@ func (a *API) DocumentedRequests(t testing.TB) []DocumentedRequest {
 			}
 			r := DocumentedRequest{ID: op.OperationID, Method: method, ContentType: jsonType}
 			r.Path = pathParameter.ReplaceAllStringFunc(path, func(name string) string {
-				if strings.HasSuffix(name, "id}") {
+				switch {
+				case name == "{revision}", path == "/audit/{id}":
+					return "1"
+				case strings.HasSuffix(name, "id}"):
 					return someID
 				}
 				return "a"

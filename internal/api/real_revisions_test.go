@@ -25,7 +25,7 @@ func (a *audited) problem(who string, status int, kind, method, path string) api
 	a.t.Helper()
 	got, data := a.ask(who, "r", method, path, "")
 	var p api.Problem
-	if err := json.Unmarshal(data, &p); err != nil || got != status || !strings.HasSuffix(p.Type, ":"+kind) {
+	if err := json.Unmarshal(data, &p); err != nil || got != status || p.Type != "/problems/"+kind {
 		a.t.Errorf("%s %s: %d, want %d %s: %s", method, path, got, status, kind, data)
 	}
 	return p

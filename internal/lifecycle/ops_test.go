@@ -332,3 +332,45 @@ func TestServeLetsRequestsFinish(t *testing.T) {
 		t.Errorf("Serve: %v", err)
 	}
 }
+
+// The request's line and headers together may have 64 KiB. A little more is let through by net/http, much more is not.
+func TestHeadersAreLimited(t *testing.T) {
+	t.Parallel()
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "done") })
+	listener, err := Listen("TEST_ADDR", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, NewHTTPServer(handler, quiet()), listener) }()
+	const tooLarge = http.StatusRequestHeaderFieldsTooLarge
+	for size, want := range map[int]int{63 << 10: http.StatusOK, 70 << 10: tooLarge, 1 << 20: tooLarge} {
+		for _, where := range []string{"header", "query"} {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+listener.Addr().String()+"/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if where == "header" {
+				r.Header.Set("X-Padding", strings.Repeat("x", size))
+			} else {
+				r.URL.RawQuery = "x=" + strings.Repeat("x", size)
+			}
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				if want == http.StatusOK { // the server may close before it has been sent all of what is too large
+					t.Errorf("a %s of %d bytes: %v", where, size, err)
+				}
+				continue
+			}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("a %s of %d bytes: %d, want %d", where, size, resp.StatusCode, want)
+			}
+		}
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
