@@ -36,8 +36,7 @@ func measureLists(ctx context.Context, b *bench, o options) ([]figure, error) {
 
 func (s *system) lists(ctx context.Context, o options) ([]figure, error) {
 	began := time.Now()
-	if holdFill != nil && holdFill(ctx, s) {
-	} else if err := s.fill(ctx, o.definitions, o.listed); err != nil {
+	if err := s.fill(ctx, o.definitions, o.listed); err != nil {
 		return nil, err
 	}
 	fmt.Fprintf(os.Stderr, "filled in %s\n", time.Since(began).Round(time.Second))
@@ -54,9 +53,6 @@ func (s *system) lists(ctx context.Context, o options) ([]figure, error) {
 	}
 	var figures []figure
 	for _, l := range lists {
-		if onlyList != "" && l.id != onlyList {
-			continue
-		}
 		some, err := l.measure(ctx)
 		if err != nil {
 			return figures, fmt.Errorf("%s: %w", l.id, err)
@@ -225,9 +221,6 @@ func (l list) measure(ctx context.Context) ([]figure, error) {
 	slowest := make([]float64, len(places))
 	queries := l.queries()
 	for _, q := range queries {
-		if onlyQuery != "" && !strings.Contains(q.Encode(), onlyQuery) {
-			continue
-		}
 		took, err := l.time(ctx, q)
 		if err != nil {
 			return nil, fmt.Errorf("?%s: %w", q.Encode(), err)
@@ -413,6 +406,3 @@ func moveCursor(cursor string, seq int64) (string, error) {
 	}
 	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(data[:at+1], "%d", seq)), nil
 }
-
-var holdFill func(context.Context, *system) bool
-var onlyList, onlyQuery string
