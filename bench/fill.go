@@ -61,7 +61,7 @@ func (s *system) fill(ctx context.Context, definitions, runs int) error {
 		"REVISIONS", fmt.Sprint(fillRevisions), "AUDIT", fmt.Sprint(fillAudit), "LETTERS", fmt.Sprint(fillDeadLetters),
 		"TOKENS", fmt.Sprint(fillTokens), "ITEMS", fmt.Sprint(fillItems),
 		"FILLED_FROM", "'"+filledFrom.Format(time.RFC3339)+"'::timestamptz", "FILLED_SECONDS", fmt.Sprint(filledFor.Seconds()),
-		"BUSY_EVENT", "'"+busyEvent+"'", "SELDOM_EVENT", "'"+seldomEvent+"'")
+		"BLOCK", fmt.Sprint(runs/fillBackfills), "SMALL", fmt.Sprint(runs/fillBackfills/30), "BUSY_EVENT", "'"+busyEvent+"'", "SELDOM_EVENT", "'"+seldomEvent+"'")
 	// The triggers are for runs that end, not for runs that ended long ago.
 	for _, statement := range []string{"SET session_replication_role = replica", "SELECT setseed(0.5)", "SET maintenance_work_mem = '1GB'",
 		"SET synchronous_commit = off"} {
@@ -146,7 +146,7 @@ FROM generate_series(1, DEFINITIONS) n,
                      CASE WHEN n IN (255, 355, 455) THEN 'seldom' ELSE 't' || n % 94 END AS team,
                      CASE WHEN n % 5 < 3 THEN 'prod' WHEN n % 5 = 3 THEN 'staging' ELSE 'dev' END AS env,
                      CASE WHEN n > DEFINITIONS * 0.95 THEN 'archive' ELSE 'live' END AS tier) d
-JOIN templates t ON t.trigger_type = d.type;
+JOIN templates t ON t.trigger_type = d.type ORDER BY n;
 
 INSERT INTO definition_labels (definition_id, key, value)
 SELECT d.id, l.key, l.value FROM definitions d, json_each_text(d.document -> 'labels') l WHERE d.name LIKE 'bench-%' ON CONFLICT DO NOTHING;
@@ -174,15 +174,19 @@ SELECT pg_temp.ident(4, n), pg_temp.ident(1, r.d), 'bench-' || r.d, 1, r.kind, '
        CASE WHEN s.status NOT IN ('accepted', 'queued', 'skipped', 'missed') THEN t.at + interval '1 second' END,
        CASE WHEN s.status NOT IN ('accepted', 'queued', 'running') THEN t.at + interval '5 seconds' END,
        'run-' || pg_temp.ident(1, r.d) || '-key-' || n, md5((n + 1)::text), t.at, t.at,
-       CASE WHEN r.kind = 'backfill' THEN pg_temp.ident(2, CASE WHEN n % 4 = 0 THEN 1 ELSE n % BACKFILLS + 1 END) END,
-       CASE WHEN r.kind = 'replay' THEN pg_temp.ident(3, CASE WHEN n % 4 = 0 THEN 1 ELSE n % BACKFILLS + 1 END) END,
+       CASE WHEN r.kind = 'backfill' THEN pg_temp.ident(2, r.made) END, CASE WHEN r.kind = 'replay' THEN pg_temp.ident(3, r.made) END,
        CASE WHEN r.kind = 'rerun' THEN pg_temp.ident(4, CASE WHEN n % 1000 = 0 THEN 1 ELSE n - 1 END) END
 FROM (SELECT n, random() AS a, random() AS b, random() AS c, random() AS d FROM generate_series(1, RUNS) n OFFSET 0) x,
      LATERAL (SELECT FILLED_FROM + n * (FILLED_SECONDS / RUNS) * interval '1 second' AS at) t,
      -- The first five runs are old ones of definitions that had no others; one in twenty definitions never had any.
-     LATERAL (SELECT CASE WHEN n <= 5 THEN 'event' WHEN b < 0.7 THEN 'event' WHEN b < 0.9 THEN 'cron' WHEN b < 0.95 THEN 'manual'
-                     WHEN b < 0.98 THEN 'backfill' WHEN b < 0.99 THEN 'replay' ELSE 'rerun' END AS kind,
-                     CASE WHEN n <= 5 THEN 255 + n % 3 * 100
+     -- What a backfill or a replay makes, it makes at once: in blocks, of which one is large.
+     LATERAL (SELECT CASE WHEN n <= 5 THEN 'event' WHEN n / BLOCK - BACKFILLS / 3 BETWEEN 0 AND 3 THEN 'backfill'
+                     WHEN n / BLOCK - BACKFILLS / 2 BETWEEN 0 AND 7 THEN 'replay' WHEN n % BLOCK < SMALL THEN 'backfill'
+                     WHEN n % BLOCK < SMALL + SMALL / 2 THEN 'replay' WHEN b < 0.75 THEN 'event' WHEN b < 0.94 THEN 'cron' WHEN b < 0.99 THEN 'manual'
+                     ELSE 'rerun' END AS kind,
+                     CASE WHEN n / BLOCK - BACKFILLS / 3 BETWEEN 0 AND 3 OR n / BLOCK - BACKFILLS / 2 BETWEEN 0 AND 7 THEN 1
+                          ELSE n / BLOCK + 2 END AS made,
+                     CASE WHEN n <= 5 THEN 255 + n % 3 * 100 WHEN n % BLOCK < SMALL AND n / BLOCK % 2 = 0 THEN 1
                           ELSE (CASE WHEN v.d IN (255, 355, 455) THEN v.d + 1 ELSE v.d END) END AS d
               FROM (SELECT 1 + floor(DEFINITIONS * 0.95 * a ^ 3)::int AS d) v) r,
      LATERAL (SELECT CASE WHEN n = 7 THEN 'failed' WHEN n > RUNS - 100 THEN 'running' WHEN n > RUNS - 200 THEN 'queued'

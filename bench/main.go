@@ -42,6 +42,7 @@ type options struct {
 	// definitions and listed are the definitions and runs whose lists are read.
 	definitions int
 	listed      int
+	apiFor      int // seconds
 	only        string
 	out         string
 }
@@ -68,9 +69,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.IntVar(&o.schedules, "schedules", 10_000, "cron definitions whose schedules are brought in line")
 	flags.IntVar(&o.herd, "herd", 10_000, "definitions that are due in the same minute")
 	flags.IntVar(&o.latency, "latency", 400, "events whose way to their first task is timed")
+	flags.IntVar(&o.apiFor, "api-seconds", 3, "how long each round of requests to the api lasts")
 	flags.IntVar(&o.definitions, "definitions", 100_000, "definitions of which lists are read")
 	flags.IntVar(&o.listed, "listed-runs", 5_000_000, "runs of which lists are read")
-	flags.StringVar(&o.only, "only", "", "measure only this: starts, unmatched, latency, runs, items, idle, schedules, herd, match, lists")
+	flags.StringVar(&o.only, "only", "", "measure only this: starts, unmatched, latency, runs, items, idle, schedules, herd, match, api, lists")
 	flags.StringVar(&o.out, "out", filepath.Join(".bench", "results.json"), "where the results are written")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -85,7 +87,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		name    string
 		measure func(context.Context, *bench, options) ([]figure, error)
 	}{{"starts", measureStarts}, {"unmatched", measureUnmatched}, {"latency", measureLatency}, {"runs", measureRuns}, {"items", measureItems}, {"idle", measureIdle},
-		{"schedules", measureSchedules}, {"herd", measureHerd}, {"match", measureMatch}, {"lists", measureLists}} {
+		{"schedules", measureSchedules}, {"herd", measureHerd}, {"match", measureMatch}, {"api", measureAPI}, {"lists", measureLists}} {
 		if o.only != "" && m.name != o.only {
 			continue
 		}

@@ -65,25 +65,27 @@ func (s *system) routedTo(ctx context.Context, n int, document string) (float64,
 
 // startLoop starts n workflows as the ledger does, and nothing else.
 func (b *bench) startLoop(ctx context.Context, n int, queue, workflowType string) (float64, error) {
-	attributes := temporal.NewSearchAttributes(
-		temporal.NewSearchAttributeKeyKeyword(definition.SearchAttributeID).ValueSet(definition.NewID()),
-		temporal.NewSearchAttributeKeyKeyword(definition.SearchAttributeName).ValueSet("bench"))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrency)
 	began := time.Now()
 	for i := range n {
-		group.Go(func() error {
-			_, err := b.temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-				ID: fmt.Sprintf("%s-%d", queue, i), TaskQueue: queue, WorkflowRunTimeout: time.Hour,
-				WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
-				WorkflowExecutionErrorWhenAlreadyStarted: true,
-				TypedSearchAttributes:                    attributes,
-			}, workflowType, definition.RunInput{DefinitionID: "x"})
-			return err
-		})
+		group.Go(func() error { return b.startBare(ctx, fmt.Sprintf("%s-%d", queue, i), queue, workflowType) })
 	}
 	err := group.Wait()
 	return float64(n) / time.Since(began).Seconds(), err
+}
+
+// startBare starts one workflow as the ledger does.
+func (b *bench) startBare(ctx context.Context, id, queue, workflowType string) error {
+	_, err := b.temporal.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID: id, TaskQueue: queue, WorkflowRunTimeout: time.Hour,
+		WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+		WorkflowExecutionErrorWhenAlreadyStarted: true,
+		TypedSearchAttributes: temporal.NewSearchAttributes(
+			temporal.NewSearchAttributeKeyKeyword(definition.SearchAttributeID).ValueSet(definition.NewID()),
+			temporal.NewSearchAttributeKeyKeyword(definition.SearchAttributeName).ValueSet("bench")),
+	}, workflowType, definition.RunInput{DefinitionID: "x"})
+	return err
 }
 
 // measureUnmatched: events that match nothing, against bare fetch + ack of the same messages.

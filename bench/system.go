@@ -164,8 +164,8 @@ type process struct {
 	out     bytes.Buffer
 }
 
-// start runs a service; it does not wait for it to be ready.
-func (s *system) start(name string) (*process, error) {
+// start runs a service; it does not wait for it to be ready. Further variables take the place of those that it would have.
+func (s *system) start(name string, more ...string) (*process, error) {
 	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
@@ -185,6 +185,7 @@ func (s *system) start(name string) (*process, error) {
 		// The console of a busy worker is no part of what is measured; warnings are kept for a failure.
 		"LOG_LEVEL=warn",
 	}
+	p.cmd.Env = append(p.cmd.Env, more...)
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -88,77 +86,62 @@ func (s *Store) GetDefinition(ctx context.Context, id string) (definition.Stored
 
 // ListDefinitions returns a page of live definitions in the order of creation.
 func (s *Store) ListDefinitions(ctx context.Context, q definition.ListDefinitions) ([]definition.Stored, error) {
-	sql, args := listDefinitions(ctx, q)
+	const attempt = "list definitions"
+	labels, err := s.labels(ctx, q.Labels)
+	if err != nil {
+		return nil, translate(attempt, err)
+	}
+	sql, args := listDefinitions(q, labels)
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {
-		return nil, translate("list definitions", err)
+		return nil, translate(attempt, err)
 	}
 	list, err := pgx.CollectRows(rows, scanDefinition)
-	return list, translate("list definitions", err)
+	return list, translate(attempt, err)
 }
 
-// nearDefinitions is how many of the next definitions are looked through for those with some labels.
-const nearDefinitions = 1000
-
-// listDefinitions writes the statement of a page. Labels may be those of most definitions, or of a few: the page is first looked for among the
-// next definitions of all, and when it is not whole after these, among all that have the labels. The planner would do one of both for
-// good, and neither is fast for the other's definitions.
-func listDefinitions(ctx context.Context, q definition.ListDefinitions) (string, []any) {
-	args := []any{q.AfterSeq, q.Limit}
-	conditions := "d.deleted_at IS NULL AND d.seq > $1"
-	where := func(condition string, values ...any) {
-		numbers := make([]any, len(values))
-		for i := range values {
-			numbers[i] = len(args) + 1 + i
-		}
-		args = append(args, values...)
-		conditions += fmt.Sprintf(" AND "+condition, numbers...)
+// listDefinitions writes the statement of a page. As those of runs (see listRuns), definitions with some state are a merge of the first
+// of each state, by an index whose order no other one has (see migration 11). Those with a label that not too many have are all read.
+func listDefinitions(q definition.ListDefinitions, labels []label) (string, []any) {
+	args := []any{q.Limit, q.AfterSeq}
+	arg := func(value any) string {
+		args = append(args, value)
+		return fmt.Sprintf("$%d", len(args))
 	}
-	if q.TriggerType != "" {
-		where("d.trigger_type = $%d", q.TriggerType)
+	conditions, order := []string{"d.deleted_at IS NULL"}, "0 + d.seq"
+	if len(labels) > 0 && labels[0].definitions <= maxProbes {
+		args = append(args, labels[0].key, labels[0].value)
+		conditions = append(conditions, fmt.Sprintf("d.id = ANY(ARRAY("+withLabel+"))", len(args)-1, len(args)))
+		labels = labels[1:]
+		order = "d.seq + 0" // of no index
 	}
-	if q.Enabled != nil {
-		where("d.enabled = $%d", *q.Enabled)
-	}
+	var more []string
+	more, args = hasLabels("d.id", labels, args)
+	conditions = append(conditions, more...)
 	if q.Name != "" {
-		where("d.name = $%d", q.Name)
+		conditions = append(conditions, "d.name = "+arg(q.Name))
 	}
 	if q.EventType != "" {
-		where("d.event_type = $%d", q.EventType)
+		conditions = append(conditions, "d.event_type = "+arg(q.EventType))
 	}
-	const order = " ORDER BY d.seq LIMIT $2"
-	var labelled []string
-	for _, labels := range []map[string]string{q.Labels, access.From(ctx).Labels} {
-		for _, key := range slices.Sorted(maps.Keys(labels)) {
-			args = append(args, key, labels[key])
-			labelled = append(labelled, fmt.Sprintf(withLabel, len(args)-1, len(args)))
+	from := "(VALUES (1)) one"
+	if q.TriggerType != "" || q.Enabled != nil {
+		types, enabled := definition.TriggerTypes, []bool{false, true}
+		if q.TriggerType != "" {
+			types = []definition.TriggerType{q.TriggerType}
 		}
-	}
-	switch {
-	case len(labelled) == 0:
-		return selectDefinition + " WHERE " + conditions + order, args
-	case q.Name != "" || q.EventType != "": // which leave few
-		return selectDefinition + " WHERE " + conditions + " AND d.id IN (" + strings.Join(labelled, ") AND d.id IN (") + ")" + order, args
-	}
-	// One look for each definition, as the planner would not do it for a thousand.
-	var has, more strings.Builder
-	for i, set := range labelled {
-		fmt.Fprintf(&has, " AND COALESCE((SELECT true FROM (%s AND definition_id = d.id) l), false)", set)
-		if i > 0 {
-			fmt.Fprintf(&more, " AND definition_id IN (%s)", set)
+		if q.Enabled != nil {
+			enabled = []bool{*q.Enabled}
 		}
+		from = "unnest(" + arg(types) + "::text[]) t (wanted) CROSS JOIN unnest(" + arg(enabled) + "::bool[]) e (wanted)"
+		conditions = append(conditions, "d.trigger_type = t.wanted", "d.enabled = e.wanted")
+	} else if q.EventType == "" && order == "0 + d.seq" {
+		order = "d.seq"
 	}
-	return fmt.Sprintf(`
-		WITH near AS MATERIALIZED (
-			SELECT d.id, d.seq, d.deleted_at, d.trigger_type, d.enabled FROM definitions d
-			WHERE d.deleted_at IS NULL AND d.seq > $1 ORDER BY d.seq LIMIT %[1]d),
-		page AS MATERIALIZED (SELECT d.id FROM near d WHERE %[2]s%[3]s%[4]s),
-		found AS MATERIALIZED (SELECT (SELECT count(*) FROM page) = $2 OR (SELECT count(*) FROM near) < %[1]d AS enough),
-		far AS MATERIALIZED (
-			SELECT d.id FROM (%[5]s%[6]s) l (id) CROSS JOIN LATERAL (SELECT d.id, d.seq FROM definitions d WHERE d.id = l.id AND %[2]s LIMIT 1) d
-			WHERE NOT (SELECT enough FROM found)%[4]s)
-		%[7]s WHERE d.id = ANY (ARRAY(SELECT id FROM page WHERE (SELECT enough FROM found) UNION ALL SELECT id FROM far))%[4]s`,
-		nearDefinitions, conditions, has.String(), order, labelled[0], more.String(), selectDefinition), args
+	conditions = append(conditions, order+" > $2")
+	return fmt.Sprintf(selectDefinition, fmt.Sprintf(`%s CROSS JOIN LATERAL (
+		SELECT d.* FROM definitions d WHERE %s ORDER BY %s LIMIT $1) d`, from, strings.Join(conditions, " AND "), order)) +
+		" ORDER BY d.seq LIMIT $1", args
 }
 
 // UpdateDefinition changes a live definition in one transaction: edit receives the document in force and returns the
@@ -386,11 +369,12 @@ func keepLabels(ctx context.Context, tx pgx.Tx, id string, labels map[string]str
 	return err
 }
 
+// selectDefinition takes where the definitions come from, as d.
 const selectDefinition = `
 	SELECT d.id::text, d.revision, d.document::text, d.created_at, d.updated_at, d.enabled_since, d.seq,
 	       s.definition_id IS NOT NULL, COALESCE(s.dirty, false), COALESCE(s.desired, 0), COALESCE(s.observed, 0),
 	       COALESCE(s.last_error, ''), COALESCE(s.since, d.created_at)
-	FROM definitions d LEFT JOIN schedule_sync s ON s.definition_id = d.id`
+	FROM %s LEFT JOIN schedule_sync s ON s.definition_id = d.id`
 
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
@@ -399,7 +383,7 @@ type querier interface {
 // readDefinition reads a live definition of the caller's scope, and may lock its row; pgx.ErrNoRows for others.
 func readDefinition(ctx context.Context, q querier, id string, lock bool) (definition.Stored, error) {
 	scope, args := within(ctx, "d.id", []any{id})
-	sql := selectDefinition + ` WHERE d.id = $1 AND d.deleted_at IS NULL` + scope
+	sql := fmt.Sprintf(selectDefinition, "definitions d") + ` WHERE d.id = $1 AND d.deleted_at IS NULL` + scope
 	if lock {
 		sql += ` FOR UPDATE OF d`
 	}

@@ -3,13 +3,11 @@ package postgres
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/activity-core/activity-core/internal/access"
 	"github.com/activity-core/activity-core/internal/definition"
 )
 
@@ -116,14 +114,14 @@ func (s *Store) GetTask(ctx context.Context, runID, name string, fromItem, limit
 // ListRuns returns a page of runs, newest first, without their tasks and inputs.
 func (s *Store) ListRuns(ctx context.Context, q definition.ListRuns) ([]definition.Run, error) {
 	const attempt = "list runs"
-	walk, many, err := s.judgeDefinitions(ctx, q)
+	labels, err := s.labels(ctx, q.Labels)
 	if err != nil {
 		return nil, translate(attempt, err)
 	}
-	sql, args := listRuns(ctx, q, many)
-	if walk {
+	sql, args := listRuns(q, labels)
+	if worthAWalk(q, labels) {
 		for _, most := range []int{maxWalked / 10, maxWalked} {
-			ids, found, err := s.walkRuns(ctx, q, most)
+			ids, found, err := s.walkRuns(ctx, q, labels, most)
 			if err != nil {
 				return nil, translate(attempt, err)
 			}
@@ -141,47 +139,42 @@ func (s *Store) ListRuns(ctx context.Context, q definition.ListRuns) ([]definiti
 	return list, translate(attempt, err)
 }
 
-// maxProbes is how many places of an index are looked at for one page, and maxWalked how many runs in a row: about a hundredth of a
-// second each.
+// maxProbes is how many places of an index are looked at for one page, and maxWalked how many runs in a row: each takes some hundredths
+// of a second.
 const (
 	maxProbes = 10_000
-	maxWalked = 10_000
+	maxWalked = 5_000
 )
 
-// judgeDefinitions tells how the runs of definitions with some labels are best found. Those of a few definitions are a merge of the
-// newest of each. Where there are many definitions, their runs are likely to be among the newest of all, and walk says to look there
-// first; many says that a merge has to do with one look at each of them. Runs with a reason are few, and walked to in any case.
-func (s *Store) judgeDefinitions(ctx context.Context, q definition.ListRuns) (walk, many bool, err error) {
-	var w whereRuns
-	set := w.definitions(ctx, q)
-	if set == "" || few(q) || q.DefinitionID != "" || q.Definition != "" {
-		return false, false, nil
-	}
+// manyDefinitions reports whether the runs of definitions with these labels are too many places to be merged.
+func manyDefinitions(q definition.ListRuns, labels []label) bool {
 	statuses, kinds := states(q)
-	probes := max(1, len(statuses)*len(kinds))
-	var n int
-	err = s.pool.QueryRow(ctx, "SELECT count(*) FROM (SELECT FROM ("+set+") d LIMIT "+w.arg(maxProbes+1)+") d", w.args...).Scan(&n)
-	many = n > maxProbes/probes
-	stated := len(q.Statuses) > 0 || len(q.Kinds) > 0
-	return q.Reason != "" || n > maxProbes || stated && many, many, err
+	return !named(q) && len(labels) > 0 && labels[0].definitions*len(statuses)*len(kinds) > maxProbes
+}
+
+// worthAWalk reports whether the runs of definitions with these labels are first looked for among the newest of all: where there are
+// so many such definitions that one look at each takes long, that is where their runs are.
+func worthAWalk(q definition.ListRuns, labels []label) bool {
+	if stated(q) {
+		return !few(q) && manyDefinitions(q, labels)
+	}
+	return !few(q) && !named(q) && len(labels) > 0 && labels[0].definitions > maxProbes
 }
 
 // walkRuns looks for a page among so many of the newest runs that can be on it. found is false when it would have to go on. The runs of
 // each state have a walk of their own; up to the place that every walk has come to, all runs are known.
-func (s *Store) walkRuns(ctx context.Context, q definition.ListRuns, most int) (ids []string, found bool, err error) {
+func (s *Store) walkRuns(ctx context.Context, q definition.ListRuns, labels []label, most int) (ids []string, found bool, err error) {
 	var w whereRuns
 	from, number, order := "(VALUES (1)) walk (number)", "walk.number", bySeq
-	switch {
-	case q.Reason != "":
-		w.states(q)
-	case len(q.Statuses) > 0 || len(q.Kinds) > 0:
+	if stated(q) {
 		statuses, kinds := states(q)
 		from = "unnest(" + w.arg(kinds) + "::text[]) WITH ORDINALITY k (wanted, number), unnest(" + w.arg(statuses) +
 			"::text[]) WITH ORDINALITY s (wanted, number)"
 		number = "k.number * 100 + s.number"
 		w.conditions = append(w.conditions, "kind = k.wanted", "status = s.wanted")
+		w.reason(q)
 		most /= max(1, len(statuses)*len(kinds))
-	default:
+	} else {
 		order = plain
 	}
 	w.bounds(q, order)
@@ -196,7 +189,7 @@ func (s *Store) walkRuns(ctx context.Context, q definition.ListRuns, most int) (
 		)
 		SELECT array(SELECT id::text FROM (SELECT * FROM walked WHERE seq >= (SELECT seq FROM known) ORDER BY seq DESC OFFSET 0) runs
 		             WHERE %[6]s LIMIT %[7]s), seq = 0 FROM known`,
-		number, from, w.text(), order, length, w.ofDefinitions(ctx, q), limit), w.args...).Scan(&ids, &whole)
+		number, from, w.text(), order, length, w.ofDefinitions(q, labels), limit), w.args...).Scan(&ids, &whole)
 	return ids, whole || len(ids) == q.Limit, err
 }
 
@@ -275,57 +268,50 @@ func (w *whereRuns) few(q definition.ListRuns) {
 	}
 }
 
-// definitions returns a statement that gives the ids of the definitions that are meant, all of the caller's scope; "" when all there
-// are may be meant.
-func (w *whereRuns) definitions(ctx context.Context, q definition.ListRuns) string {
-	sets := w.named(q)
-	for _, l := range labelsOf(ctx, q) {
-		w.args = append(w.args, l.key, l.value)
-		sets = append(sets, fmt.Sprintf(withLabel, len(w.args)-1, len(w.args)))
-	}
-	// Not INTERSECT, which would read each of the sets to its end.
-	if len(sets) > 1 {
-		return "SELECT first.id FROM (" + sets[0] + ") first (id) WHERE first.id IN (" + strings.Join(sets[1:], ") AND first.id IN (") + ")"
-	}
-	return strings.Join(sets, "")
+// named reports whether a filter names a definition.
+func named(q definition.ListRuns) bool { return q.DefinitionID != "" || q.Definition != "" }
+
+// stated reports whether a filter of what became of the runs, or of what made them due, is given.
+func stated(q definition.ListRuns) bool {
+	return len(q.Statuses) > 0 || len(q.Kinds) > 0 || q.Reason != ""
 }
 
-// named returns statements that give the ids of the definitions that a filter names.
-func (w *whereRuns) named(q definition.ListRuns) (sets []string) {
+// definitions returns a statement that gives the ids of the definitions that are meant; "" when all there are may be meant. It begins
+// with those that are named, or else with those that have the first label.
+func (w *whereRuns) definitions(q definition.ListRuns, labels []label) string {
+	var sets []string
 	if q.DefinitionID != "" {
-		sets = append(sets, "SELECT "+w.arg(q.DefinitionID)+"::uuid AS id")
+		sets = append(sets, "SELECT "+w.arg(q.DefinitionID)+"::uuid")
 	}
 	if q.Definition != "" {
 		sets = append(sets, "SELECT id FROM definitions WHERE name = "+w.arg(q.Definition))
 	}
-	return sets
+	if len(sets) == 0 && len(labels) > 0 {
+		w.args = append(w.args, labels[0].key, labels[0].value)
+		sets, labels = []string{fmt.Sprintf(withLabel, len(w.args)-1, len(w.args))}, labels[1:]
+	}
+	if len(sets) == 0 || len(sets)+len(labels) == 1 {
+		return strings.Join(sets, "")
+	}
+	conditions, args := hasLabels("first.id", labels, w.args)
+	w.args = args
+	for _, set := range sets[1:] {
+		conditions = append(conditions, "first.id IN ("+set+")")
+	}
+	return "SELECT first.id FROM (" + sets[0] + ") first (id) WHERE " + strings.Join(conditions, " AND ")
 }
 
-// ofDefinitions is a condition on runs that says the same as definitions, for statements that come to the runs by another way: the labels
-// of each are looked up, since there may be many definitions that have them.
-func (w *whereRuns) ofDefinitions(ctx context.Context, q definition.ListRuns) string {
-	conditions := []string{"true"}
-	for _, set := range w.named(q) {
-		conditions = append(conditions, "definition_id IN ("+set+")")
+// ofDefinitions is a condition on runs that says the same as definitions, for statements that come to them by another way.
+func (w *whereRuns) ofDefinitions(q definition.ListRuns, labels []label) string {
+	if !named(q) && len(labels) > 0 && labels[0].definitions > maxProbes {
+		conditions, args := hasLabels("runs.definition_id", labels, w.args)
+		w.args = args
+		return strings.Join(conditions, " AND ")
 	}
-	for _, l := range labelsOf(ctx, q) {
-		conditions = append(conditions, fmt.Sprintf(`COALESCE((
-			SELECT true FROM definition_labels l WHERE l.definition_id = runs.definition_id AND l.key = %s AND l.value = %s), false)`,
-			w.arg(l.key), w.arg(l.value)))
+	if definitions := w.definitions(q, labels); definitions != "" {
+		return "definition_id IN (" + definitions + ")"
 	}
-	return strings.Join(conditions, " AND ")
-}
-
-type label struct{ key, value string }
-
-// labelsOf returns the labels that are meant, and those of the caller's scope.
-func labelsOf(ctx context.Context, q definition.ListRuns) (list []label) {
-	for _, labels := range []map[string]string{q.Labels, access.From(ctx).Labels} {
-		for _, key := range slices.Sorted(maps.Keys(labels)) {
-			list = append(list, label{key, labels[key]})
-		}
-	}
-	return list
+	return "true"
 }
 
 // states returns the statuses and kinds that are meant; of what has a reason, only those that may have one.
@@ -347,52 +333,53 @@ func states(q definition.ListRuns) ([]definition.RunStatus, []definition.Trigger
 
 // listRuns writes the statement of a page. What is chosen by its definition or state is a merge: of each state, of each definition, the
 // newest. So what is rare is found as fast as what is common, which the planner would not do by itself. Of many definitions, those are
-// found first that have the newest runs, by one look at each of them and state: no other one can be on the page.
-func listRuns(ctx context.Context, q definition.ListRuns, many bool) (string, []any) {
+// found first that have the newest runs, by one look at each of them and state: no other one can be on the page. Of what a backfill, a
+// replay, an event or a run led to, which is little, all is read from the newest on.
+func listRuns(q definition.ListRuns, labels []label) (string, []any) {
 	var w whereRuns
-	all := q.DefinitionID == "" && q.Definition == "" && len(labelsOf(ctx, q)) == 0
-	stated := len(q.Statuses) > 0 || len(q.Kinds) > 0 || q.Reason != ""
+	all, many := !named(q) && len(labels) == 0, manyDefinitions(q, labels)
 	order := bySeq
 	switch {
-	case few(q), all && stated:
-	case all, many && !stated:
+	case few(q), all && stated(q):
+	case all, many && !stated(q):
 		order = plain
 	default:
 		order = byDefinition
 	}
 	w.bounds(q, order)
+	w.few(q)
 	limit := " LIMIT " + w.arg(q.Limit)
 	switch {
-	case !few(q) && all && !stated:
-		return "SELECT " + runColumns + " FROM runs WHERE " + w.text() + " ORDER BY seq DESC" + limit, w.args
-	case few(q) || all && q.Reason != "":
-		w.few(q)
+	case few(q):
+		read := w.text()
+		w.conditions = nil
 		w.states(q)
-		w.conditions = append(w.conditions, w.ofDefinitions(ctx, q))
-		return "SELECT " + runColumns + " FROM runs WHERE " + w.text() + " ORDER BY " + bySeq + limit, w.args
+		w.conditions = append(w.conditions, w.ofDefinitions(q, labels))
+		// Within COALESCE no condition looks like one of another index.
+		return fmt.Sprintf("SELECT %s FROM runs WHERE %s AND COALESCE(%s, false) ORDER BY %s%s", runColumns, read, w.text(), order, limit), w.args
+	case all && !stated(q):
+		return "SELECT " + runColumns + " FROM runs WHERE " + w.text() + " ORDER BY " + order + limit, w.args
 	}
-	definitions := w.definitions(ctx, q)
 	var from []string
-	if stated || !many {
+	if stated(q) || !many {
 		statuses, kinds := states(q)
 		from = []string{"unnest(" + w.arg(kinds) + "::text[]) k (wanted)", "unnest(" + w.arg(statuses) + "::text[]) s (wanted)"}
 		w.conditions = append(w.conditions, "kind = k.wanted", "status = s.wanted")
 	}
-	if q.Reason != "" {
-		w.add("reason IS NOT DISTINCT FROM ?", q.Reason) // = would tempt the planner to an index of its own
-	}
-	newest := func(columns, from, limit string) string {
-		return "SELECT " + columns + " FROM " + from + " CROSS JOIN LATERAL (SELECT runs.* FROM runs WHERE " + w.text() + " ORDER BY " + order + limit + ") runs"
+	w.reason(q)
+	newest := func(columns, limit string) string {
+		return "SELECT " + columns + " FROM " + strings.Join(from, " CROSS JOIN ") + " CROSS JOIN LATERAL (SELECT runs.* FROM runs WHERE " +
+			w.text() + " ORDER BY " + order + limit + ") runs"
 	}
 	if !all {
+		from = append(from, "("+w.definitions(q, labels)+") d (wanted)")
 		w.conditions = append(w.conditions, "definition_id = d.wanted")
 		if many {
-			definitions = "SELECT wanted FROM (" + newest("d.wanted, runs.seq", strings.Join(append(from, "("+definitions+") d (wanted)"), " CROSS JOIN "), " LIMIT 1") +
-				") d GROUP BY wanted ORDER BY max(seq) DESC" + limit
+			from[len(from)-1] = "(SELECT wanted FROM (" + newest("d.wanted, runs.seq", " LIMIT 1") + ") d GROUP BY wanted ORDER BY max(seq) DESC" +
+				limit + ") d (wanted)"
 		}
-		from = append(from, "("+definitions+") d (wanted)")
 	}
-	return newest(runColumns, strings.Join(from, " CROSS JOIN "), limit) + " ORDER BY seq DESC" + limit, w.args
+	return newest(runColumns, limit) + " ORDER BY seq DESC" + limit, w.args
 }
 
 // states adds the conditions on the state as conditions.
@@ -403,6 +390,10 @@ func (w *whereRuns) states(q definition.ListRuns) {
 	if len(q.Kinds) > 0 {
 		w.add("kind = ANY(?)", q.Kinds)
 	}
+	w.reason(q)
+}
+
+func (w *whereRuns) reason(q definition.ListRuns) {
 	if q.Reason != "" {
 		w.add("reason = ? AND reason <> ''", q.Reason)
 	}

@@ -311,7 +311,7 @@ func TestNoScopeCostsNothing(t *testing.T) {
 				t.Errorf("%s: %q %v", name, text, args)
 			}
 		}
-		if text, args := listRuns(ctx, definition.ListRuns{Limit: 1}, false); strings.Contains(text, "definition_labels") || len(args) != 1 {
+		if text, args := listRuns(definition.ListRuns{Limit: 1}, labelsOf(ctx, nil)); strings.Contains(text, "definition_labels") || len(args) != 1 {
 			t.Errorf("%s: %s %v", name, text, args)
 		}
 	}
@@ -325,7 +325,7 @@ func TestNoScopeCostsNothing(t *testing.T) {
 // of them are there, once and in their order.
 func TestPagesByLabel(t *testing.T) {
 	t.Parallel()
-	const n = nearDefinitions + 500
+	const n = 1500
 	s := newStore(t)
 	for _, statement := range []string{
 		`INSERT INTO definitions (id, name, revision, enabled, enabled_since, trigger_type, document, created_at, updated_at, deleted_at)

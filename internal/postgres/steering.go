@@ -240,9 +240,7 @@ func (w *whereRuns) all(ctx context.Context, q definition.ListRuns) {
 	w.bounds(q, plain)
 	w.few(q)
 	w.states(q)
-	if definitions := w.definitions(ctx, q); definitions != "" {
-		w.conditions = append(w.conditions, "definition_id IN ("+definitions+")")
-	}
+	w.conditions = append(w.conditions, w.ofDefinitions(q, labelsOf(ctx, q.Labels)))
 }
 
 // RerunRun makes a run that makes up for another one that has ended: with its input, from the start by the revision in force, or by its

@@ -540,7 +540,17 @@ func TestRunFilters(t *testing.T) {
 // explain returns the plan of a list as it was carried out, and how many rows of the ledger were read for it.
 func explain(ctx context.Context, t *testing.T, s *Store, q definition.ListRuns) (plan string, read int) {
 	t.Helper()
-	sql, args := listRuns(ctx, q, false)
+	labels, err := s.labels(ctx, q.Labels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sql, args := listRuns(q, labels)
+	return explainRead(ctx, t, s, "runs", sql, args)
+}
+
+// explainRead returns the plan of a statement as it was carried out, and how many rows of a table were read for it.
+func explainRead(ctx context.Context, t *testing.T, s *Store, table, sql string, args []any) (plan string, read int) {
+	t.Helper()
 	rows, err := s.pool.Query(ctx, "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) "+sql, args...)
 	if err != nil {
 		t.Fatal(err)
@@ -551,7 +561,7 @@ func explain(ctx context.Context, t *testing.T, s *Store, q definition.ListRuns)
 	}
 	for i, line := range lines {
 		var each, loops, removed int
-		if at := strings.Index(line, "(actual rows="); at >= 0 && strings.Contains(line, " runs") && strings.Contains(line, "Scan") {
+		if at := strings.Index(line, "(actual rows="); at >= 0 && strings.Contains(line, " "+table) && strings.Contains(line, "Scan") {
 			if _, err := fmt.Sscanf(line[at:], "(actual rows=%d loops=%d)", &each, &loops); err != nil {
 				t.Fatalf("%s: %v", line, err)
 			}

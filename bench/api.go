@@ -1,0 +1,445 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/activity-core/activity-core/internal/access"
+	"github.com/activity-core/activity-core/internal/api"
+	"github.com/activity-core/activity-core/internal/definition"
+	"github.com/activity-core/activity-core/internal/ledger"
+	"github.com/activity-core/activity-core/internal/postgres"
+	"github.com/activity-core/activity-core/internal/schedule"
+)
+
+const (
+	// apiClients ask at one time, each for the next thing when it has got the last one.
+	apiClients = 16
+	// apiDefinitions are there to be read and triggered.
+	apiDefinitions = 1000
+	// apiAim is that of the ratio to the bare server.
+	apiAim = "0.7 or more"
+)
+
+// measureAPI: requests a second of cmd/api, against bare pgx behind net/http with the same statements. What these are is not written
+// down anywhere: they are listened to while the API answers one request of each kind.
+func measureAPI(ctx context.Context, b *bench, o options) ([]figure, error) {
+	s, err := b.newSystem(ctx)
+	if err != nil {
+		return nil, err
+	}
+	figures, err := s.api(ctx, o)
+	return figures, errors.Join(err, s.end())
+}
+
+// operation is one kind of request.
+type operation struct {
+	name   string
+	method string
+	path   func(id string) string
+	body   func() string // nil for none
+	// made are texts of the recorded statements that have to be others each time, found in the answer, and how a new one is made.
+	made func(answer map[string]any) map[string]func() string
+	// workflow is the recorded id of the workflow that the request starts.
+	workflow func(answer map[string]any) string
+	token    bool
+}
+
+func apiOperations() []operation {
+	named := func() string {
+		return `{"name": "d-` + uuid.NewString() + `", "labels": {"team": "growth"}, "trigger_config": {"trigger_type": "manual"},
+			"tasks": [{"name": "say", "type": "log", "with": {"message": "an order was placed"}}]}`
+	}
+	one := func(id string) string { return "/activity-definitions/" + id }
+	list := []operation{
+		{name: "get", method: http.MethodGet, path: one},
+		{name: "list of 50", method: http.MethodGet, path: func(string) string { return "/activity-definitions/" }},
+		{name: "create", method: http.MethodPost, path: func(string) string { return "/activity-definitions/" }, body: named,
+			made: func(answer map[string]any) map[string]func() string {
+				return map[string]func() string{
+					answer["id"].(string):   definition.NewID,
+					answer["name"].(string): func() string { return "d-" + uuid.NewString() },
+				}
+			}},
+		{name: "trigger", method: http.MethodPost, path: func(id string) string { return one(id) + "/trigger" },
+			body: func() string { return `{"n": 1}` },
+			made: func(answer map[string]any) map[string]func() string {
+				return map[string]func() string{
+					answer["id"].(string): definition.NewID,
+					regexp.MustCompile(`manual-[0-9a-f-]{36}$`).FindString(answer["workflow_id"].(string)): definition.ManualKey,
+				}
+			},
+			workflow: func(answer map[string]any) string { return answer["workflow_id"].(string) }},
+	}
+	withToken := list[0]
+	withToken.name, withToken.token = "get with a token", true
+	return append(list, withToken)
+}
+
+func (s *system) api(ctx context.Context, o options) ([]figure, error) {
+	ids := make([]string, apiDefinitions)
+	for i := range ids {
+		d, err := s.create(ctx, fmt.Sprintf(`{"name": "bench-%d", "labels": {"team": "growth"}, "trigger_config": {"trigger_type": "manual"},
+			"tasks": [{"name": "say", "type": "log", "with": {"message": "an order was placed"}}]}`, i))
+		if err != nil {
+			return nil, err
+		}
+		ids[i] = d.ID
+	}
+	if _, err := s.pool.Exec(ctx, "VACUUM (ANALYZE)"); err != nil {
+		return nil, err
+	}
+	bare, err := s.newBare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer bare.close()
+	open, err := s.start("api")
+	if err != nil {
+		return nil, err
+	}
+	closed, err := s.start("api", "ACTCORE_AUTH=", "ACTCORE_RATE_LIMIT=off", "ACTCORE_RATE_LIMIT_ADDRESS=off")
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range []*process{open, closed} {
+		if err := wait(ctx, time.Minute, func() (bool, error) { return p.ready(ctx), nil }); err != nil {
+			return nil, fmt.Errorf("wait for the api: %w: %s", err, p.out.String())
+		}
+	}
+	token, err := s.token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var figures []figure
+	for _, op := range apiOperations() {
+		path, err := bare.learn(ctx, op, ids)
+		if err != nil {
+			return figures, fmt.Errorf("%s: %w", op.name, err)
+		}
+		var bareSlow, slow []float64
+		ask := func(address, credential string, slowest *[]float64, path func(string) string) func(context.Context) (float64, error) {
+			return func(ctx context.Context) (float64, error) {
+				rate, p99, err := load(ctx, address, credential, op, path, ids, time.Duration(o.apiFor)*time.Second)
+				*slowest = append(*slowest, p99)
+				return rate, err
+			}
+		}
+		ours := ask(open.api, "", &slow, op.path)
+		if op.token {
+			ours = ask(closed.api, token, &slow, op.path)
+		}
+		r, raw, rate, err := ratio(ctx, o.rounds, ask(bare.address, "", &bareSlow, path), ours)
+		if err != nil {
+			return figures, fmt.Errorf("%s: %w", op.name, err)
+		}
+		figures = append(figures,
+			figure{"api: " + op.name + ", bare", raw, "requests/s", ""},
+			figure{"api: " + op.name, rate, "requests/s", ""},
+			figure{"api: " + op.name + ", ratio to bare", r, "×", apiAim},
+			figure{"api: " + op.name + ", bare, p99", median(bareSlow), "ms", ""},
+			figure{"api: " + op.name + ", p99", median(slow), "ms", ""})
+	}
+	return figures, nil
+}
+
+// token makes one that may do everything.
+func (s *system) token(ctx context.Context) (string, error) {
+	token, id := access.NewToken(), definition.NewID()
+	_, err := s.pool.Exec(ctx, `
+		INSERT INTO tokens (id, family, name, role, max_definitions, hash, hint, created_by, expires_at)
+		VALUES ($1, $1, 'bench', 'admin', 0, $2, $3, 'bench', now() + interval '1 day')`,
+		id, access.HashToken(token), token[len(token)-4:])
+	return token, err
+}
+
+// load asks with all clients for some time, and returns the answers a second and the milliseconds of the slowest hundredth.
+func load(ctx context.Context, address, token string, op operation, path func(string) string, ids []string, lasting time.Duration) (
+	rate, p99 float64, err error) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: apiClients}}
+	defer client.CloseIdleConnections()
+	var mu sync.Mutex
+	var took []time.Duration
+	group, ctx := errgroup.WithContext(ctx)
+	began := time.Now()
+	for c := range apiClients {
+		group.Go(func() error {
+			var mine []time.Duration
+			for i := c; time.Since(began) < lasting; i += apiClients {
+				var body io.Reader
+				if op.body != nil {
+					body = strings.NewReader(op.body())
+				}
+				req, err := http.NewRequestWithContext(ctx, op.method, address+path(ids[i%len(ids)]), body)
+				if err != nil {
+					return err
+				}
+				if body != nil {
+					req.Header.Set("Content-Type", "application/json")
+				}
+				if token != "" {
+					req.Header.Set("Authorization", "Bearer "+token)
+				}
+				asked := time.Now()
+				res, err := client.Do(req)
+				if err != nil {
+					return err
+				}
+				answer, err := io.ReadAll(res.Body)
+				_ = res.Body.Close()
+				if err != nil || res.StatusCode >= 300 {
+					return fmt.Errorf("%s %s: %s %w: %s", op.method, req.URL, res.Status, err, answer)
+				}
+				mine = append(mine, time.Since(asked))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			took = append(took, mine...)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return 0, 0, err
+	}
+	lasted := time.Since(began)
+	slices.Sort(took)
+	return float64(len(took)) / lasted.Seconds(), float64(took[len(took)*99/100].Microseconds()) / 1000, nil
+}
+
+// bareServer answers with what the statements of a request give, and nothing else.
+type bareServer struct {
+	s       *system
+	pool    *pgxpool.Pool
+	mux     *http.ServeMux
+	server  *http.Server
+	address string
+	api     *api.API
+	heard   *listener
+	close   func()
+}
+
+func (s *system) newBare(ctx context.Context) (*bareServer, error) {
+	config, err := pgxpool.ParseConfig(s.database)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = 20 // as those of internal/postgres
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	heard := &listener{}
+	config = config.Copy()
+	config.ConnConfig.Tracer = heard
+	listened, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			pool.Close()
+			listened.Close()
+		}
+	}()
+	b := &bareServer{s: s, pool: pool, mux: http.NewServeMux(), heard: heard}
+	if b.api, err = s.newAPI(postgres.New(listened)); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	b.address = "http://" + l.Addr().String()
+	b.server = &http.Server{Handler: b.mux}
+	go func() { _ = b.server.Serve(l) }()
+	b.close = func() {
+		_ = b.server.Close()
+		pool.Close()
+		listened.Close()
+	}
+	return b, nil
+}
+
+// newAPI makes the handler that cmd/api serves.
+func (s *system) newAPI(store *postgres.Store) (*api.API, error) {
+	log, registry := slog.New(slog.DiscardHandler), prometheus.NewRegistry()
+	runs, err := ledger.New(ledger.Options{Store: store, Temporal: s.b.temporal, TaskQueue: s.orchestrator(), Log: log, Registerer: registry})
+	if err != nil {
+		return nil, err
+	}
+	stopper, err := ledger.NewStopper(ledger.StopperOptions{Store: store, Temporal: s.b.temporal, Log: log, Registerer: registry})
+	if err != nil {
+		return nil, err
+	}
+	schedules, err := schedule.NewReconciler(schedule.Options{Store: store, Temporal: s.b.temporal, TaskQueue: s.orchestrator(), Log: log,
+		Registerer: registry})
+	if err != nil {
+		return nil, err
+	}
+	return api.New(api.Options{Store: store, Ledger: runs, Stopper: stopper, Syncer: schedules, FullSyncer: noSync{}, Health: http.NotFoundHandler(),
+		Ready: http.NotFoundHandler(), Log: log, Registerer: registry})
+}
+
+type noSync struct{}
+
+func (noSync) SyncAll(context.Context, bool) (api.SyncResult, error) {
+	return api.SyncResult{}, errors.New("the benchmark compares no schedules")
+}
+
+// learn has the API answer one request of the operation, and serves its statements under a path of their own, which it returns.
+func (b *bareServer) learn(ctx context.Context, op operation, ids []string) (func(string) string, error) {
+	b.heard.take()
+	var body io.Reader
+	if op.body != nil {
+		body = strings.NewReader(op.body())
+	}
+	req := httptest.NewRequestWithContext(ctx, op.method, op.path(ids[0]), body)
+	req.Header.Set("Content-Type", "application/json")
+	res := httptest.NewRecorder()
+	b.api.ServeHTTP(res, req)
+	statements := b.heard.take()
+	if res.Code >= 300 || len(statements) == 0 {
+		return nil, fmt.Errorf("answered %d after %d statements: %s", res.Code, len(statements), res.Body)
+	}
+	var answer map[string]any
+	if err := json.Unmarshal(res.Body.Bytes(), &answer); err != nil {
+		return nil, err
+	}
+	made, workflow := map[string]func() string{}, ""
+	if op.made != nil {
+		made = op.made(answer)
+	}
+	if op.workflow != nil {
+		workflow = op.workflow(answer)
+	}
+	path := "/" + uuid.NewString() + "/"
+	b.mux.HandleFunc(path+"{id}", func(w http.ResponseWriter, r *http.Request) {
+		if err := b.answer(w, r, statements, ids[0], made, workflow); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	})
+	return func(id string) string { return path + id }, nil
+}
+
+// answer carries out the statements of a request, for another definition and with other new ids, and writes the rows of the last one.
+func (b *bareServer) answer(w http.ResponseWriter, r *http.Request, statements []statement, id string, made map[string]func() string,
+	workflow string) error {
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return err
+	}
+	pairs := []string{id, r.PathValue("id")}
+	for _, text := range slices.Sorted(maps.Keys(made)) {
+		pairs = append(pairs, text, made[text]())
+	}
+	replace := strings.NewReplacer(pairs...)
+	conn, err := b.pool.Acquire(r.Context())
+	if err != nil {
+		return err
+	}
+	var rows [][]any
+	for _, st := range statements {
+		if rows, err = st.run(r.Context(), conn, replace); err != nil {
+			_, _ = conn.Exec(context.WithoutCancel(r.Context()), "ROLLBACK")
+			break
+		}
+	}
+	conn.Release()
+	if err != nil {
+		return err
+	}
+	if workflow != "" {
+		if err := b.s.b.startBare(r.Context(), replace.Replace(workflow), b.s.orchestrator(), definition.RunWorkflow); err != nil {
+			return err
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(rows)
+}
+
+// statement is one that was sent to Postgres.
+type statement struct {
+	sql  string
+	args []any
+}
+
+func (st statement) run(ctx context.Context, conn *pgxpool.Conn, replace *strings.Replacer) ([][]any, error) {
+	args := make([]any, len(st.args))
+	for i, arg := range st.args {
+		switch v := arg.(type) {
+		case string:
+			args[i] = replace.Replace(v)
+		case []string:
+			list := make([]string, len(v))
+			for j := range v {
+				list[j] = replace.Replace(v[j])
+			}
+			args[i] = list
+		case []byte:
+			if args[i] = v; v != nil {
+				args[i] = []byte(replace.Replace(string(v)))
+			}
+		default:
+			args[i] = arg
+		}
+	}
+	if len(args) == 0 {
+		_, err := conn.Exec(ctx, st.sql)
+		return nil, err
+	}
+	rows, err := conn.Query(ctx, st.sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) ([]any, error) { return row.Values() })
+}
+
+// listener is a pgx.QueryTracer that keeps the statements.
+type listener struct {
+	mu    sync.Mutex
+	heard []statement
+}
+
+func (l *listener) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st := statement{sql: data.SQL, args: slices.Clone(data.Args)}
+	for i, arg := range st.args {
+		if bytesArg, ok := arg.([]byte); ok {
+			st.args[i] = bytes.Clone(bytesArg)
+		}
+	}
+	l.heard = append(l.heard, st)
+	return ctx
+}
+
+func (*listener) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// take returns what was heard, and forgets it.
+func (l *listener) take() []statement {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	heard := l.heard
+	l.heard = nil
+	return heard
+}
