@@ -101,6 +101,7 @@ func (w *world) stock(ctx context.Context) error {
 	n := w.turn
 	w.mu.Unlock()
 	var failed []error
+	var revised []any
 	must := func(err error) { failed = append(failed, err) }
 	create := func(name, rest string) string {
 		doc, err := definition.ParseDocument([]byte(fmt.Sprintf(`{"name": "stock-%s-%d", %s}`, name, n, rest)))
@@ -115,6 +116,17 @@ func (w *world) stock(ctx context.Context) error {
 	hand := create("hand", `"trigger_config": {"trigger_type": "manual"}, "tasks": [
 		{"name": "agree", "type": "wait", "with": {"approval": {"message": "go on?"}}},
 		{"name": "agree-too", "type": "wait", "with": {"approval": {"message": "go on?"}}}]`)
+	for i := range 2 { // those of which the examples of If-Match and of revisions tell: each is used up by a change
+		id := create(fmt.Sprintf("revised-%d", i), `"trigger_config": {"trigger_type": "manual"}`)
+		for revision := 2; revision <= 3; revision++ {
+			_, err := w.store.UpdateDefinition(ctx, id, definition.Change{}, func(d definition.Document) (definition.Document, error) {
+				d.Description = fmt.Sprint("revision ", revision)
+				return d, nil
+			})
+			must(err)
+		}
+		revised = append(revised, id)
+	}
 	run := func(key string) string {
 		starts, err := w.store.AcceptRuns(ctx, []definition.Occurrence{{DefinitionID: hand, Kind: definition.KindManual, Key: key}})
 		must(err)
@@ -150,6 +162,7 @@ func (w *world) stock(ctx context.Context) error {
 		"definition": {cron, event, hand, once}, "run": {waiting, wrong}, "task name": {"agree", "agree-too"}, "event": {eventID},
 		"definition name": {fmt.Sprintf("stock-hand-%d", n)},
 	}
+	w.fixed["definition"] = append(w.fixed["definition"], revised...)
 	for _, letter := range letters {
 		w.fixed["dead-letter"] = append(w.fixed["dead-letter"], letter.ID)
 	}
@@ -231,6 +244,9 @@ func (w *world) learn(within string, value any) {
 		for name, member := range value {
 			switch member.(type) {
 			case string, float64:
+				if name == "token" {
+					continue // the secret, which names nothing
+				}
 				w.keep(kindOf(name, within), member)
 			case []any, map[string]any:
 				if name == "items" {

@@ -279,9 +279,30 @@ var mutations = map[string]func(a *audited) mutation{
 		id := a.replay()
 		return mutation{"POST", "/replays/" + id + "/cancel", "", definition.ActionReplayCancel, definition.TargetReplay, id}
 	},
+	"create-token": func(*audited) mutation {
+		return mutation{"POST", "/tokens", `{"name": "ci", "role": "viewer"}`, definition.ActionTokenCreate, definition.TargetToken, "?"}
+	},
+	"rotate-token": func(a *audited) mutation {
+		id := a.token()
+		return mutation{"POST", "/tokens/" + id + "/rotate", "", definition.ActionTokenRotate, definition.TargetToken, id}
+	},
+	"revoke-token": func(a *audited) mutation {
+		id := a.token()
+		return mutation{"POST", "/tokens/" + id + "/revoke", "", definition.ActionTokenRevoke, definition.TargetToken, id}
+	},
 	"sync-schedules": func(*audited) mutation {
 		return mutation{"POST", "/admin/sync", "", definition.ActionSchedulesSync, definition.TargetSchedules, ""}
 	},
+}
+
+// token makes a token and returns its id.
+func (a *audited) token() string {
+	a.t.Helper()
+	t, err := a.store.CreateToken(a.t.Context(), access.TokenRequest{Name: "ci", Role: access.Viewer, Lifetime: time.Hour}, access.NewToken())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return t.ID
 }
 
 func changes(method, path, body string, action definition.Action, fields string) func(*audited) mutation {
