@@ -32,7 +32,9 @@ func TestExamplesOfTheDocument(t *testing.T) {
 				case "query":
 					f.succeeds(t, op, p.Name, &request{op: op, query: []parameter{{name: p.Name, value: value}}})
 				case "header":
-					f.succeeds(t, op, p.Name, &request{op: op, headers: [][2]any{{p.Name, value}}})
+					r := &request{op: op, headers: [][2]any{{p.Name, value}}}
+					r.media, r.body, r.hasBody = anExample(op)
+					f.succeeds(t, op, p.Name, r)
 				default:
 					f.leadsSomewhere(t, op, p.Name, value)
 				}
@@ -190,6 +192,19 @@ func (f *fuzzer) succeeds(t *testing.T, op *operation, what string, r *request, 
 	if !try(0, map[string]any{}) {
 		t.Errorf("%s: the example %s is refused: %d %s\n%s", op, what, last.status, last.body, f.w.encode(r.body))
 	}
+}
+
+// anExample is one of the example bodies of an operation, if it requires a body.
+func anExample(op *operation) (media string, body any, has bool) {
+	if op.doc.RequestBody == nil || !op.doc.RequestBody.Value.Required {
+		return "", nil, false
+	}
+	for kind, content := range op.doc.RequestBody.Value.Content {
+		for _, example := range content.Examples {
+			return kind, example.Value.Value, true
+		}
+	}
+	return "", nil, false
 }
 
 var fresh int
