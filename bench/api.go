@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,6 +24,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.temporal.io/sdk/client"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/activity-core/activity-core/internal/access"
@@ -30,6 +33,7 @@ import (
 	"github.com/activity-core/activity-core/internal/ledger"
 	"github.com/activity-core/activity-core/internal/postgres"
 	"github.com/activity-core/activity-core/internal/schedule"
+	"github.com/activity-core/activity-core/internal/testenv"
 )
 
 const (
@@ -109,11 +113,11 @@ func (s *system) api(ctx context.Context, o options) ([]figure, error) {
 	if _, err := s.pool.Exec(ctx, "VACUUM (ANALYZE)"); err != nil {
 		return nil, err
 	}
-	bare, err := s.newBare(ctx)
+	bare, err := s.startBareServer(ctx, ids[0])
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("start the bare server: %w", err)
 	}
-	defer bare.close()
+	defer bare.stop()
 	open, err := s.start("api")
 	if err != nil {
 		return nil, err
@@ -133,10 +137,7 @@ func (s *system) api(ctx context.Context, o options) ([]figure, error) {
 	}
 	var figures []figure
 	for _, op := range apiOperations() {
-		path, err := bare.learn(ctx, op, ids)
-		if err != nil {
-			return figures, fmt.Errorf("%s: %w", op.name, err)
-		}
+		path := func(id string) string { return bare.Paths[op.name] + id }
 		var bareSlow, slow []float64
 		ask := func(address, credential string, slowest *[]float64, path func(string) string) func(context.Context) (float64, error) {
 			return func(ctx context.Context) (float64, error) {
@@ -149,7 +150,7 @@ func (s *system) api(ctx context.Context, o options) ([]figure, error) {
 		if op.token {
 			ours = ask(closed.api, token, &slow, op.path)
 		}
-		r, raw, rate, err := ratio(ctx, o.rounds, ask(bare.address, "", &bareSlow, path), ours)
+		r, raw, rate, err := ratio(ctx, o.rounds, ask(bare.Address, "", &bareSlow, path), ours)
 		if err != nil {
 			return figures, fmt.Errorf("%s: %w", op.name, err)
 		}
@@ -226,73 +227,128 @@ func load(ctx context.Context, address, token string, op operation, path func(st
 	return float64(len(took)) / lasted.Seconds(), float64(took[len(took)*99/100].Microseconds()) / 1000, nil
 }
 
-// bareServer answers with what the statements of a request give, and nothing else.
-type bareServer struct {
-	s       *system
-	pool    *pgxpool.Pool
-	mux     *http.ServeMux
-	server  *http.Server
-	address string
-	api     *api.API
-	heard   *listener
-	close   func()
+// bareProcess is a bareServer in a process of its own, as the API is.
+type bareProcess struct {
+	Address string
+	Paths   map[string]string // of the operations, to be followed by an id
+	stop    func()
 }
 
-func (s *system) newBare(ctx context.Context) (*bareServer, error) {
-	config, err := pgxpool.ParseConfig(s.database)
+// bareSettings are what that process is told, as JSON.
+type bareSettings struct {
+	Database, Temporal, Namespace, TaskQueue string
+	ID                                       string // of the definition by which it learns
+}
+
+func (s *system) startBareServer(ctx context.Context, id string) (*bareProcess, error) {
+	settings, err := json.Marshal(bareSettings{s.database, s.b.stack.TemporalAddress, s.b.namespace, s.orchestrator(), id})
 	if err != nil {
 		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	cmd := exec.CommandContext(ctx, self, bareFlag, string(settings))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		cancel()
+		return nil, err
+	}
+	p := &bareProcess{stop: func() { cancel(); _ = cmd.Wait() }}
+	if err := json.NewDecoder(out).Decode(p); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+// bareFlag makes this program a bare server.
+const bareFlag = "-serve-bare"
+
+// serveBare learns the statements of all operations, tells on stdout where it serves them, and serves until the context ends.
+func serveBare(ctx context.Context, text string, stdout io.Writer) error {
+	var o bareSettings
+	if err := json.Unmarshal([]byte(text), &o); err != nil {
+		return err
+	}
+	temporal, err := client.Dial(client.Options{HostPort: o.Temporal, Namespace: o.Namespace, Logger: testenv.Quiet()})
+	if err != nil {
+		return err
+	}
+	defer temporal.Close()
+	config, err := pgxpool.ParseConfig(o.Database)
+	if err != nil {
+		return err
 	}
 	config.MaxConns = 20 // as those of internal/postgres
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, err
+	b := &bareServer{b: &bench{temporal: temporal}, queue: o.TaskQueue, mux: http.NewServeMux(), heard: &listener{}}
+	if b.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return err
 	}
-	heard := &listener{}
+	defer b.pool.Close()
 	config = config.Copy()
-	config.ConnConfig.Tracer = heard
+	config.ConnConfig.Tracer = b.heard
 	listened, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
-		pool.Close()
-		return nil, err
+		return err
 	}
-	defer func() {
-		if err != nil {
-			pool.Close()
-			listened.Close()
-		}
-	}()
-	b := &bareServer{s: s, pool: pool, mux: http.NewServeMux(), heard: heard}
-	if b.api, err = s.newAPI(postgres.New(listened)); err != nil {
-		return nil, err
+	defer listened.Close()
+	if b.api, err = b.newAPI(postgres.New(listened)); err != nil {
+		return err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	b.address = "http://" + l.Addr().String()
-	b.server = &http.Server{Handler: b.mux}
-	go func() { _ = b.server.Serve(l) }()
-	b.close = func() {
-		_ = b.server.Close()
-		pool.Close()
-		listened.Close()
+	told := bareProcess{Address: "http://" + l.Addr().String(), Paths: map[string]string{}}
+	for _, op := range apiOperations() {
+		if told.Paths[op.name], err = b.learn(ctx, op, o.ID); err != nil {
+			return fmt.Errorf("%s: %w", op.name, err)
+		}
 	}
-	return b, nil
+	if err := json.NewEncoder(stdout).Encode(told); err != nil {
+		return err
+	}
+	server := &http.Server{Handler: b.mux}
+	go func() {
+		<-ctx.Done()
+		_ = server.Close()
+	}()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// bareServer answers with what the statements of a request give, and nothing else.
+type bareServer struct {
+	b     *bench
+	queue string
+	pool  *pgxpool.Pool
+	mux   *http.ServeMux
+	api   *api.API
+	heard *listener
 }
 
 // newAPI makes the handler that cmd/api serves.
-func (s *system) newAPI(store *postgres.Store) (*api.API, error) {
+func (b *bareServer) newAPI(store *postgres.Store) (*api.API, error) {
 	log, registry := slog.New(slog.DiscardHandler), prometheus.NewRegistry()
-	runs, err := ledger.New(ledger.Options{Store: store, Temporal: s.b.temporal, TaskQueue: s.orchestrator(), Log: log, Registerer: registry})
+	runs, err := ledger.New(ledger.Options{Store: store, Temporal: b.b.temporal, TaskQueue: b.queue, Log: log, Registerer: registry})
 	if err != nil {
 		return nil, err
 	}
-	stopper, err := ledger.NewStopper(ledger.StopperOptions{Store: store, Temporal: s.b.temporal, Log: log, Registerer: registry})
+	stopper, err := ledger.NewStopper(ledger.StopperOptions{Store: store, Temporal: b.b.temporal, Log: log, Registerer: registry})
 	if err != nil {
 		return nil, err
 	}
-	schedules, err := schedule.NewReconciler(schedule.Options{Store: store, Temporal: s.b.temporal, TaskQueue: s.orchestrator(), Log: log,
+	schedules, err := schedule.NewReconciler(schedule.Options{Store: store, Temporal: b.b.temporal, TaskQueue: b.queue, Log: log,
 		Registerer: registry})
 	if err != nil {
 		return nil, err
@@ -308,23 +364,23 @@ func (noSync) SyncAll(context.Context, bool) (api.SyncResult, error) {
 }
 
 // learn has the API answer one request of the operation, and serves its statements under a path of their own, which it returns.
-func (b *bareServer) learn(ctx context.Context, op operation, ids []string) (func(string) string, error) {
+func (b *bareServer) learn(ctx context.Context, op operation, id string) (string, error) {
 	b.heard.take()
 	var body io.Reader
 	if op.body != nil {
 		body = strings.NewReader(op.body())
 	}
-	req := httptest.NewRequestWithContext(ctx, op.method, op.path(ids[0]), body)
+	req := httptest.NewRequestWithContext(ctx, op.method, op.path(id), body)
 	req.Header.Set("Content-Type", "application/json")
 	res := httptest.NewRecorder()
 	b.api.ServeHTTP(res, req)
 	statements := b.heard.take()
 	if res.Code >= 300 || len(statements) == 0 {
-		return nil, fmt.Errorf("answered %d after %d statements: %s", res.Code, len(statements), res.Body)
+		return "", fmt.Errorf("answered %d after %d statements: %s", res.Code, len(statements), res.Body)
 	}
 	var answer map[string]any
 	if err := json.Unmarshal(res.Body.Bytes(), &answer); err != nil {
-		return nil, err
+		return "", err
 	}
 	made, workflow := map[string]func() string{}, ""
 	if op.made != nil {
@@ -335,11 +391,11 @@ func (b *bareServer) learn(ctx context.Context, op operation, ids []string) (fun
 	}
 	path := "/" + uuid.NewString() + "/"
 	b.mux.HandleFunc(path+"{id}", func(w http.ResponseWriter, r *http.Request) {
-		if err := b.answer(w, r, statements, ids[0], made, workflow); err != nil {
+		if err := b.answer(w, r, statements, id, made, workflow); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})
-	return func(id string) string { return path + id }, nil
+	return path, nil
 }
 
 // answer carries out the statements of a request, for another definition and with other new ids, and writes the rows of the last one.
@@ -369,7 +425,7 @@ func (b *bareServer) answer(w http.ResponseWriter, r *http.Request, statements [
 		return err
 	}
 	if workflow != "" {
-		if err := b.s.b.startBare(r.Context(), replace.Replace(workflow), b.s.orchestrator(), definition.RunWorkflow); err != nil {
+		if err := b.b.startBare(r.Context(), replace.Replace(workflow), b.queue, definition.RunWorkflow); err != nil {
 			return err
 		}
 	}
