@@ -33,8 +33,11 @@ func TestExamplesOfTheDocument(t *testing.T) {
 					f.succeeds(t, op, p.Name, &request{op: op, query: []parameter{{name: p.Name, value: value}}})
 				case "header":
 					r := &request{op: op, headers: [][2]any{{p.Name, value}}}
-					r.media, r.body, r.hasBody = anExample(op)
-					f.succeeds(t, op, p.Name, r)
+					bodies := []any{nil}
+					if r.media, bodies = examplesOf(op, bodies); bodies[0] != nil {
+						r.hasBody, r.body = true, bodies[0]
+					}
+					f.succeeds(t, op, p.Name, r, bodies[1:]...)
 				default:
 					f.leadsSomewhere(t, op, p.Name, value)
 				}
@@ -194,17 +197,20 @@ func (f *fuzzer) succeeds(t *testing.T, op *operation, what string, r *request, 
 	}
 }
 
-// anExample is one of the example bodies of an operation, if it requires a body.
-func anExample(op *operation) (media string, body any, has bool) {
+// examplesOf are the example bodies of an operation that requires one, or else those that are given.
+func examplesOf(op *operation, none []any) (media string, bodies []any) {
 	if op.doc.RequestBody == nil || !op.doc.RequestBody.Value.Required {
-		return "", nil, false
+		return "", none
 	}
 	for kind, content := range op.doc.RequestBody.Value.Content {
-		for _, example := range content.Examples {
-			return kind, example.Value.Value, true
+		if len(content.Examples) > 0 {
+			media, bodies = kind, nil
+			for _, name := range slices.Sorted(maps.Keys(content.Examples)) {
+				bodies = append(bodies, content.Examples[name].Value.Value)
+			}
 		}
 	}
-	return "", nil, false
+	return media, bodies
 }
 
 var fresh int
