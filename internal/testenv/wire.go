@@ -12,11 +12,11 @@ import (
 type Break int32
 
 const (
-	// LostRequest: the message does not arrive.
+	// LostRequest means that the message does not arrive.
 	LostRequest Break = iota + 1
-	// LostAnswer: it arrives, and the answer is lost with the connection.
+	// LostAnswer means that it arrives, and the answer is lost with the connection.
 	LostAnswer
-	// NoAnswer: it arrives, and no answer comes for as long as the client waits.
+	// NoAnswer means that it arrives, and no answer comes for as long as the client waits.
 	NoAnswer
 )
 
