@@ -12,11 +12,11 @@ import (
 type Break int32
 
 const (
-	// LostRequest: the message does not arrive.
+	// LostRequest is a message that does not arrive.
 	LostRequest Break = iota + 1
-	// LostAnswer: it arrives, and the answer is lost with the connection.
+	// LostAnswer is one that arrives, and whose answer is lost with the connection.
 	LostAnswer
-	// NoAnswer: it arrives, and no answer comes for as long as the client waits.
+	// NoAnswer is one that arrives, and to which no answer comes for as long as the client waits.
 	NoAnswer
 )
 
