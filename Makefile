@@ -25,7 +25,7 @@ FUZZTIME ?= 60s
 # The database of `make dev`.
 ACTCORE_DB_URL ?= postgres://actcore:actcore@localhost:5433/actcore
 
-.PHONY: help dev dev-reset build test test-faults fuzz lint bench migrate seed fmt generate verify contract
+.PHONY: help dev dev-reset build test test-faults fuzz lint bench migrate seed fmt generate verify contract sbom verify-build
 
 help: ## print this list
 	@echo 'Usage: make TARGET'
@@ -62,7 +62,7 @@ test-faults: build ## fault tests that take minutes: outages, kills, and schedul
 fuzz: ## run each fuzz target for FUZZTIME (60s); what fails is kept in testdata/fuzz
 	@sh scripts/fuzz.sh $(FUZZTIME)
 
-lint: ## format check, vet, golangci-lint, workflowcheck and govulncheck
+lint: ## format, vet, golangci-lint, workflowcheck, govulncheck, secrets and licences
 	@sh scripts/lint.sh . $(MODULES)
 
 bench: build ## measure, print a line a figure, write .bench/results.json
@@ -80,6 +80,7 @@ fmt: ## format all Go files
 
 generate: ## write generated files anew
 	go generate ./...
+	@sh scripts/supplychain.sh licences docs/licences.md
 
 contract: export BREAKING := $(BREAKING)
 contract: ## accept the OpenAPI document as the contract; what breaks it needs BREAKING='reason'
@@ -87,3 +88,9 @@ contract: ## accept the OpenAPI document as the contract; what breaks it needs B
 
 verify: generate ## fail when a generated file differs from the committed one
 	git diff --exit-code
+
+sbom: build ## write a bill of materials (CycloneDX) beside each binary in bin/
+	@sh scripts/supplychain.sh sbom bin $(PROGRAMS)
+
+verify-build: ## build what is committed twice, apart from each other: fail when the binaries differ
+	@sh scripts/supplychain.sh reproducible '$(VERSION)' $(PROGRAMS)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs every check on the modules given as arguments, the root module first, and
-# goes on after a failure. The tools are pinned in tools/go.mod.
+# goes on after a failure. The tools are pinned in tools/go.mod and
+# tools/supplychain/go.mod.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -53,6 +54,9 @@ echo "lint: preparing the tools; the first time compiles them, which takes a few
 for name in golangci-lint govulncheck workflowcheck; do
 	tool -n "$name" >/dev/null
 done
+for name in gitleaks go-licence-detector; do
+	go tool -modfile="$root/tools/supplychain/go.mod" -n "$name" >/dev/null
+done
 
 check "gofmt" formatted
 for module in "$@"; do
@@ -61,6 +65,17 @@ for module in "$@"; do
 	check "golangci-lint ($module)" in_module "$module" tool golangci-lint run --allow-serial-runners --config "$root/.golangci.yml" ./...
 	check "govulncheck ($module)" in_module "$module" vulnerabilities
 done
+licences() (
+	found=$(mktemp)
+	trap 'rm -f "$found"' EXIT
+	sh scripts/supplychain.sh licences "$found" || return
+	diff -u docs/licences.md "$found" && return
+	echo "docs/licences.md does not say what the binaries hold: run \`make generate\`"
+	return 1
+)
+
+check "secrets" sh scripts/supplychain.sh secrets
+check "licences" licences
 check "workflowcheck" tool workflowcheck -config .workflowcheck.yml ./internal/execution/...
 
 if [ -n "$failed" ]; then
