@@ -19,7 +19,7 @@ func untilAnswered(t *testing.T, address, path, body, key string) (status int, a
 	testenv.Eventually(t, 20*time.Second, "POST "+path+" is answered", func(ctx context.Context) (bool, error) {
 		var err error
 		status, answer, err = system.TryCallAt(ctx, address, http.MethodPost, path, body, keyHeader, key)
-		return err != nil || status != http.StatusConflict || !strings.HasSuffix(answer.Str("type"), ":idempotency-key-in-use"), err
+		return err != nil || status != http.StatusConflict || !strings.HasSuffix(answer.Str("type"), "/idempotency-key-in-use"), err
 	})
 	return status, answer
 }

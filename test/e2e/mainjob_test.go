@@ -182,7 +182,7 @@ func TestEvents(t *testing.T) {
 	if got := strings.Join(keys, " "); got != "event-evt-last event-evt-pro" {
 		t.Errorf("runs are %s, want one of evt-pro and one of evt-last", got)
 	}
-	if n, err := s.Workflows(t.Context(), fmt.Sprintf(`%s = "%s"`, definition.SearchAttributeName, "user-onboarding")); err != nil || n != 2 {
+	if n, err := s.Workflows(t.Context(), fmt.Sprintf(`%s = "%s"`, definition.SearchAttributeID, id)); err != nil || n != 2 {
 		t.Errorf("Temporal has %d workflows, %v; want 2", n, err)
 	}
 }

@@ -20,12 +20,19 @@ import (
 	"github.com/activity-core/activity-core/test/system"
 )
 
+const asksWhoCalls = "needs an API that asks who calls: TestAccess does the same"
+
 // notRun are the beginnings of commands, and of blocks without any, that TestREADME leaves out, each with its reason.
 var notRun = map[string]string{
 	" you ───": "a picture",
 	"make":     "starts, tests or measures whole systems: the tests run under it, and devstack's tests start what `make dev` starts",
 	"docker":   "needs Docker; deploy/composetest reads what it would read",
 	"nats":     "needs another program; examples/publish does the same and is run",
+
+	"export ACTCORE_DB_URL":                        asksWhoCalls,
+	"export TOKEN":                                 asksWhoCalls,
+	"curl -s http://localhost:8010/whoami":         asksWhoCalls,
+	"curl -s -X POST http://localhost:8010/tokens": asksWhoCalls,
 }
 
 // TestREADME does what the README says: each command is run against a whole system, in their order, and has to succeed and to answer
