@@ -92,5 +92,5 @@ verify: generate ## fail when a generated file differs from the committed one
 sbom: build ## write a bill of materials (CycloneDX) beside each binary in bin/
 	@sh scripts/supplychain.sh sbom bin $(PROGRAMS)
 
-verify-build: ## build what is committed twice, apart from each other: fail when the binaries differ
+verify-build: ## build what is committed in two folders: fail when the binaries differ (FRESH=1: compile all twice)
 	@sh scripts/supplychain.sh reproducible '$(VERSION)' $(PROGRAMS)
