@@ -30,7 +30,7 @@ ACTCORE_DB_URL ?= postgres://actcore:actcore@localhost:5433/actcore
 help: ## print this list
 	@echo 'Usage: make TARGET'
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
 
 dev: build ## start the whole system on this machine until Ctrl-C; data stays in .dev/
 	@bin/devstack dev
@@ -92,5 +92,5 @@ verify: generate ## fail when a generated file differs from the committed one
 sbom: build ## write a bill of materials (CycloneDX) beside each binary in bin/
 	@sh scripts/supplychain.sh sbom bin $(PROGRAMS)
 
-verify-build: ## build what is committed twice, apart from each other: fail when the binaries differ
+verify-build: ## build what is committed in two folders; fail when the binaries differ (FRESH=1: compile twice)
 	@sh scripts/supplychain.sh reproducible '$(VERSION)' $(PROGRAMS)

@@ -74,6 +74,18 @@ licences() (
 	return 1
 )
 
+# docs/security.md names the tests that try what it says.
+named_tests() {
+	missing=
+	for test in $(grep -oE '`(Test|Fuzz)[A-Za-z]+`' docs/security.md | tr -d '`' | sort -u); do
+		grep -rqE "^func $test\(" --include='*_test.go' . || missing="$missing $test"
+	done
+	[ -z "$missing" ] && return
+	echo "docs/security.md names tests that are not there:$missing"
+	return 1
+}
+
+check "tests that docs/security.md names" named_tests
 check "secrets" sh scripts/supplychain.sh secrets
 check "licences" licences
 check "workflowcheck" tool workflowcheck -config .workflowcheck.yml ./internal/execution/...
