@@ -73,7 +73,9 @@ func TestAccessOff(t *testing.T) {
 
 	for _, reachable := range []string{"0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:8010"} {
 		env["ACTCORE_API_ADDR"] = reachable
-		err := run(t.Context(), nil, func(name string) string { return env[name] }, io.Discard)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // it must not serve
+		err := run(ctx, nil, func(name string) string { return env[name] }, io.Discard)
+		cancel()
 		var coded interface{ ExitCode() int }
 		if !errors.As(err, &coded) || coded.ExitCode() != 2 || !strings.HasPrefix(err.Error(), "ACTCORE_AUTH is off while ACTCORE_API_ADDR is ") ||
 			strings.Contains(err.Error(), "\n") {

@@ -5,11 +5,13 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/activity-core/activity-core/internal/config"
@@ -304,4 +306,55 @@ func TestMounts(t *testing.T) {
 			t.Errorf("no volume keeps %v", data)
 		}
 	})
+}
+
+// TestTokensCommand holds the job that operators run by hand: it is built like the others, begins after the schema is there, and `up`
+// does not start it.
+func TestTokensCommand(t *testing.T) {
+	t.Parallel()
+	opts, err := cli.NewProjectOptions([]string{filepath.Join(root(t), composeFile)}, cli.WithWorkingDirectory(root(t)),
+		cli.WithEnv(nil), cli.WithProfiles([]string{"tools"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := opts.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := service(t, p, "tokens")
+	if s.Build == nil || s.Build.Context != root(t) || s.Build.Dockerfile != "deploy/Dockerfile" || s.Build.Target != "tokens" || s.Image != "" {
+		t.Errorf("it is built by %+v, image %q", s.Build, s.Image)
+	}
+	if len(s.Command) > 0 || len(s.Entrypoint) > 0 || len(s.Ports) > 0 || !oneShot(s) || s.HealthCheck != nil {
+		t.Errorf("command %v, entrypoint %v, ports %v, restart %q, healthcheck %v; want a job without any", s.Command, s.Entrypoint, s.Ports,
+			s.Restart, s.HealthCheck)
+	}
+	if !s.ReadOnly || !slices.Equal(s.CapDrop, []string{"ALL"}) || s.Privileged {
+		t.Error("want a read-only root and no capabilities")
+	}
+	if !slices.Contains(needs(p, "tokens"), "migrate") || slices.Contains(needs(p, "tokens"), "temporal") {
+		t.Errorf("it waits for %v, want the schema and no more than that needs", needs(p, "tokens"))
+	}
+	set := environment(s)
+	asked := map[string]bool{}
+	got, err := loadMigrate(func(variable string) string {
+		asked[variable] = true
+		return set[variable]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkDatabase(t, p, "tokens", got.db)
+	for variable := range set {
+		if !asked[variable] {
+			t.Errorf("nothing reads the variable %s", variable)
+		}
+	}
+	everyday, err := load(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, started := everyday.Services["tokens"]; started {
+		t.Error("`up` starts it")
+	}
 }

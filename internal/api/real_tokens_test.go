@@ -184,6 +184,18 @@ func TestOneRotationAtATime(t *testing.T) {
 	if counts[201] != 1 || counts[409] != 9 {
 		t.Errorf("answers %v, want 201 once and 409 nine times", counts)
 	}
+
+	// Nobody has the successor: with it revoked, the old one is rotated again, and the new one is good for as long as the first was.
+	successor := as[TokenList](t, a, boot, 200, "GET", "/tokens?limit=1", "").Items[0]
+	p := as[Problem](t, a, boot, 409, "POST", "/tokens/"+made.ID+"/rotate", "")
+	if p.Type != problemURN+"token-rotated" || !strings.Contains(p.Detail, "into "+successor.ID+":") {
+		t.Errorf("%+v", p)
+	}
+	as[Token](t, a, boot, 200, "POST", "/tokens/"+successor.ID+"/revoke", "")
+	again := as[IssuedToken](t, a, boot, 201, "POST", "/tokens/"+made.ID+"/rotate", "")
+	if again.ExpiresAt.Sub(again.CreatedAt) != 90*24*time.Hour {
+		t.Errorf("good from %s to %s", again.CreatedAt, again.ExpiresAt)
+	}
 }
 
 // together makes n calls at once and counts the statuses of their answers.
@@ -438,8 +450,11 @@ func TestUseIsNotedEveryFewMinutes(t *testing.T) {
 		t.Errorf("noted at %s, and not again after five minutes", third)
 	}
 	// While somebody else holds the row, nothing is noted and nothing waits.
+	if _, err := pool.Exec(t.Context(), `UPDATE tokens SET last_used_at = NULL`); err != nil {
+		t.Fatal(err)
+	}
 	err = pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(t.Context(), `UPDATE tokens SET last_used_at = NULL`); err != nil {
+		if _, err := tx.Exec(t.Context(), `SELECT FROM tokens FOR UPDATE`); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

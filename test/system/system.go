@@ -222,6 +222,11 @@ func (s *System) Call(method, path, body string) (int, Object) {
 
 // TryCall is Call for a time at which the API may be away.
 func (s *System) TryCall(ctx context.Context, method, path, body string) (int, Object, error) {
+	return s.CallAs(ctx, "", method, path, body)
+}
+
+// CallAs is TryCall with a token, if it is not "".
+func (s *System) CallAs(ctx context.Context, token, method, path, body string) (int, Object, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	var reader io.Reader
@@ -234,6 +239,9 @@ func (s *System) TryCall(ctx context.Context, method, path, body string) (int, O
 	}
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
