@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"mime"
 	"net/http"
@@ -208,7 +209,7 @@ func headerFits(h *openapi3.Header, text string) error {
 }
 
 // refusesBody reports whether the document refuses the body of a request, which then has to be refused. The API is more lenient in one
-// way: null is what is not given.
+// way: null is what is not given, and so are the empty text and 0 in a field that allows neither.
 func (c *checker) refusesBody(op *operation, s sent) bool {
 	if op.doc.RequestBody == nil || len(bytes.TrimSpace(s.body)) == 0 {
 		return false
@@ -222,23 +223,23 @@ func (c *checker) refusesBody(op *operation, s sent) bool {
 		return err != nil
 	}
 	schema, err := c.schema("paths", op.path, strings.ToLower(op.method), "requestBody", "content", media, "schema")
-	return err == nil && schema.Validate(value) != nil && schema.Validate(withoutNulls(value)) != nil
+	return err == nil && schema.Validate(value) != nil && schema.Validate(withoutEmpty(value)) != nil
 }
 
-func withoutNulls(value any) any {
+func withoutEmpty(value any) any {
 	switch value := value.(type) {
 	case map[string]any:
 		out := map[string]any{}
 		for name, member := range value {
-			if member != nil {
-				out[name] = withoutNulls(member)
+			if member != nil && member != "" && member != json.Number("0") {
+				out[name] = withoutEmpty(member)
 			}
 		}
 		return out
 	case []any:
 		out := make([]any, len(value))
 		for i, item := range value {
-			out[i] = withoutNulls(item)
+			out[i] = withoutEmpty(item)
 		}
 		return out
 	}

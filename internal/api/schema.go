@@ -103,8 +103,8 @@ func defineSchemas(registry huma.Registry) {
 			Examples:    []any{[]string{"http_503"}}},
 	})
 	all[schemaConcurrency] = object("How many runs of the definition run at one time. Default: 1 with skip for cron and "+
-		"scheduled, no limit for others.", []string{"limit"}, properties{
-		"limit": integer("0 for no limit.", 0, definition.MaxConcurrency),
+		"scheduled, no limit for others.", nil, properties{
+		"limit": integer("0, the default, for no limit.", 0, definition.MaxConcurrency),
 		"key":   expressionText("over event, run and definition: the limit holds for each of its values.", "event.payload.customer.id"),
 		"on_limit": described(enumSchema(definition.OnLimitSkip, definition.OnLimitQueue, definition.OnLimitReplace),
 			"What becomes of an occurrence that finds the limit reached: it is skipped, waits, or waits for the oldest run, which is "+
