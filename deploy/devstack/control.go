@@ -23,7 +23,7 @@ type control struct {
 }
 
 func startControl(s *stack) (*control, error) {
-	port, err := freePort(map[int]bool{})
+	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}

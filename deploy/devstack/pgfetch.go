@@ -145,7 +145,7 @@ func fetchHere(mirror, work string) error {
 	if err := os.WriteFile(filepath.Join(data, "PG_VERSION"), []byte(major+"\n"), 0o600); err != nil {
 		return fmt.Errorf("make a folder for the download: %w", err)
 	}
-	port, err := freePort(map[int]bool{})
+	port, err := freePort()
 	if err != nil {
 		return err
 	}

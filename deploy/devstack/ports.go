@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,27 +23,47 @@ const (
 	freePortMax = 31999
 )
 
-// freePort returns a loopback port that nobody listens on and that is not in taken, and adds
-// it to taken.
-func freePort(taken map[int]bool) (int, error) {
+// claims are the sockets that hold the ports this process was given: see claim.
+var claims struct {
+	sync.Mutex
+	held []net.PacketConn
+}
+
+// freePort returns a loopback port that nobody listens on and that no other devstack was given.
+func freePort() (int, error) {
 	for range 200 {
 		port := freePortMin + rand.IntN(freePortMax-freePortMin+1)
-		if taken[port] || !portFree(port) {
-			continue
+		if claim(port) {
+			return port, nil
 		}
-		taken[port] = true
-		return port, nil
 	}
 	return 0, errors.New("found no free port in 200 tries between " +
 		strconv.Itoa(freePortMin) + " and " + strconv.Itoa(freePortMax))
 }
 
+// claim takes the port for as long as this process lives, unless it is taken. Between the choice of a port and the
+// start of its server pass seconds, in which another devstack could choose the same one; the UDP socket of the same
+// number, which none of the servers uses, tells the other devstacks of the choice, and ends with the process.
+func claim(port int) bool {
+	held, err := net.ListenPacket("udp", address(port))
+	if err != nil {
+		return false
+	}
+	if !portFree(port) {
+		_ = held.Close()
+		return false
+	}
+	claims.Lock()
+	defer claims.Unlock()
+	claims.held = append(claims.held, held)
+	return true
+}
+
 // freePorts returns n different free ports.
 func freePorts(n int) ([]int, error) {
-	taken := make(map[int]bool, n)
 	ports := make([]int, n)
 	for i := range ports {
-		port, err := freePort(taken)
+		port, err := freePort()
 		if err != nil {
 			return nil, err
 		}

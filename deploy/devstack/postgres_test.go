@@ -18,7 +18,7 @@ import (
 // testCluster returns the options of a cluster in dir, whose output nobody reads.
 func testCluster(t *testing.T, dir string) clusterOptions {
 	t.Helper()
-	port, err := freePort(map[int]bool{})
+	port, err := freePort()
 	if err != nil {
 		t.Fatal(err)
 	}
