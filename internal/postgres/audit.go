@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -67,20 +68,6 @@ func (s *Store) RecordSync(ctx context.Context) error {
 	return translate("note the comparison of all schedules", a.record(ctx, s.pool))
 }
 
-// withinLabels is a condition that keeps what is about one of the caller's definitions; the two arguments are those of callersLabels.
-func withinLabels(definitionID, keys, values string) string {
-	return fmt.Sprintf(` AND NOT EXISTS (
-		SELECT FROM unnest(%s::text[], %s::text[]) AS wanted (key, value)
-		WHERE NOT EXISTS (SELECT FROM definition_labels l
-		                  WHERE l.definition_id = %s AND l.key = wanted.key AND l.value = wanted.value))`, keys, values, definitionID)
-}
-
-// callersLabels are the labels that the caller is limited to, as two arguments: their keys and their values, NULL for no limit.
-func callersLabels(ctx context.Context) []any {
-	keys, values := access.From(ctx).LabelPairs()
-	return []any{keys, values}
-}
-
 const auditColumns = `a.id, a.at, a.actor, a.actor_id, a.address, a.request_id, a.action, a.target_kind, a.target_id,
 	COALESCE(a.definition_id::text, ''), COALESCE(d.name, ''), COALESCE(a.revision, 0)`
 
@@ -94,9 +81,10 @@ func scanAudit(row pgx.CollectableRow, more ...any) (e definition.AuditEntry, er
 // GetAudit returns a row of the audit trail; ErrNotFound when there is none, or when it is not about one of the caller's definitions.
 func (s *Store) GetAudit(ctx context.Context, id int64) (definition.AuditEntry, error) {
 	attempt := fmt.Sprintf("get entry %d of the audit trail", id)
+	scope, args := within(ctx, "a.definition_id", []any{id})
 	rows, err := s.pool.Query(ctx, `
 		SELECT `+auditColumns+`, a.before::text, a.after::text FROM audit a LEFT JOIN definitions d ON d.id = a.definition_id
-		WHERE a.id = $1`+withinLabels("a.definition_id", "$2", "$3"), append([]any{id}, callersLabels(ctx)...)...)
+		WHERE a.id = $1`+scope, args...)
 	if err != nil {
 		return definition.AuditEntry{}, translate(attempt, err)
 	}
@@ -170,27 +158,24 @@ func listAudit(ctx context.Context, q definition.ListAudit) (string, []any) {
 			conditions = append(conditions, filter.column+" = "+arg(filter.text)+"::"+filter.as)
 		}
 	}
-	limited, labels := access.From(ctx).Limited(), callersLabels(ctx)
-	within, theirs := "", ""
-	if limited {
-		keys, values := arg(labels[0]), arg(labels[1])
-		within = withinLabels("a.definition_id", keys, values)
-		theirs = fmt.Sprintf(`SELECT definition_id AS id FROM definition_labels
-			JOIN unnest(%[1]s::text[], %[2]s::text[]) AS wanted (key, value) USING (key, value)
-			GROUP BY definition_id HAVING count(*) = cardinality(%[1]s::text[])`, keys, values)
-	}
-	page := func(along, value, within string) string {
+	page := func(along, value string, scope []string) string {
 		order, bounds := "a.id DESC", "a.id > "+from+" AND a.id < "+to
 		if along != "" {
 			order, bounds = along+" DESC, a.id DESC", fmt.Sprintf("(%[1]s, a.id) > (%[2]s, %[3]s) AND (%[1]s, a.id) < (%[2]s, %[4]s)", along, value, from, to)
 		}
-		return "SELECT a.* FROM audit a WHERE " + strings.Join(append([]string{bounds}, conditions...), " AND ") + within +
+		return "SELECT a.* FROM audit a WHERE " + strings.Join(slices.Concat([]string{bounds}, conditions, scope), " AND ") +
 			" ORDER BY " + order + " LIMIT $1"
 	}
-	rows := page(along, value, within)
-	if limited && along == "" {
-		rows = `SELECT a.* FROM (` + theirs + `) o CROSS JOIN LATERAL (` + page("a.definition_id", "o.id", "") + `) a
+	var rows string
+	if labels := labelsOf(ctx, nil); len(labels) > 0 && along == "" {
+		var theirs string
+		theirs, args = withLabels(labels, args)
+		rows = "SELECT a.* FROM (" + theirs + ") o (id) CROSS JOIN LATERAL (" + page("a.definition_id", "o.id", nil) + `) a
 			ORDER BY a.id DESC LIMIT $1`
+	} else {
+		var scope []string
+		scope, args = hasLabels("a.definition_id", labels, args)
+		rows = page(along, value, scope)
 	}
 	return `SELECT ` + auditColumns + ` FROM (` + rows + `) a LEFT JOIN definitions d ON d.id = a.definition_id ORDER BY a.id DESC`, args
 }

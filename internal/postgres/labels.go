@@ -63,3 +63,15 @@ func hasLabels(id string, labels []label, args []any) ([]string, []any) {
 	}
 	return conditions, args
 }
+
+// withLabels returns a statement that gives the ids of the definitions, live and deleted, that have all of the labels, of which there is
+// one at least. It begins with those that have the first one. Its arguments follow those that are given.
+func withLabels(labels []label, args []any) (string, []any) {
+	args = append(args, labels[0].key, labels[0].value)
+	first := fmt.Sprintf(withLabel, len(args)-1, len(args))
+	if len(labels) == 1 {
+		return first, args
+	}
+	conditions, args := hasLabels("first.id", labels[1:], args)
+	return "SELECT first.id FROM (" + first + ") first (id) WHERE " + strings.Join(conditions, " AND "), args
+}

@@ -22,10 +22,11 @@ func scanRevision(row pgx.Row, more ...any) (r definition.RevisionSummary, err e
 // any more, or is not one of the caller's. What changed is told of all but the last of the page, which is the one to compare with.
 func (s *Store) ListRevisions(ctx context.Context, q definition.ListRevisions) ([]definition.RevisionSummary, error) {
 	attempt := "list the revisions of definition " + q.DefinitionID
+	scope, args := within(ctx, "v.definition_id", []any{q.DefinitionID, q.Before, q.Limit})
 	rows, err := s.pool.Query(ctx, `
 		SELECT `+revisionColumns+`, v.document::text FROM definition_revisions v
-		WHERE v.definition_id = $1 AND ($2 = 0 OR v.revision < $2)`+withinLabels("v.definition_id", "$4", "$5")+`
-		ORDER BY v.revision DESC LIMIT $3`, append([]any{q.DefinitionID, q.Before, q.Limit}, callersLabels(ctx)...)...)
+		WHERE v.definition_id = $1 AND ($2 = 0 OR v.revision < $2)`+scope+`
+		ORDER BY v.revision DESC LIMIT $3`, args...)
 	if err != nil {
 		return nil, translate(attempt, err)
 	}
@@ -54,10 +55,10 @@ func (s *Store) ListRevisions(ctx context.Context, q definition.ListRevisions) (
 // not one of the caller's; a RevisionMissingError when it has no such revision.
 func (s *Store) GetRevision(ctx context.Context, definitionID string, revision int) (definition.Revision, error) {
 	attempt := fmt.Sprintf("get revision %d of definition %s", revision, definitionID)
+	scope, args := within(ctx, "v.definition_id", []any{definitionID, revision})
 	rows, err := s.pool.Query(ctx, `
 		SELECT `+revisionColumns+`, v.document::text FROM definition_revisions v
-		WHERE v.definition_id = $1 AND v.revision = $2`+withinLabels("v.definition_id", "$3", "$4"),
-		append([]any{definitionID, revision}, callersLabels(ctx)...)...)
+		WHERE v.definition_id = $1 AND v.revision = $2`+scope, args...)
 	if err != nil {
 		return definition.Revision{}, translate(attempt, err)
 	}
@@ -81,9 +82,9 @@ func (s *Store) GetRevision(ctx context.Context, definitionID string, revision i
 // revisionsKept tells what is there instead of a revision that is not; pgx.ErrNoRows when the caller sees nothing of the definition.
 func (s *Store) revisionsKept(ctx context.Context, definitionID string, revision int) (*definition.RevisionMissingError, error) {
 	missing := &definition.RevisionMissingError{Revision: revision}
+	scope, args := within(ctx, "v.definition_id", []any{definitionID, revision})
 	err := s.pool.QueryRow(ctx, `
 		SELECT COALESCE(min(v.revision) FILTER (WHERE v.revision > $2), 0), max(v.revision) FROM definition_revisions v
-		WHERE v.definition_id = $1`+withinLabels("v.definition_id", "$3", "$4")+` HAVING count(*) > 0`,
-		append([]any{definitionID, revision}, callersLabels(ctx)...)...).Scan(&missing.Next, &missing.Newest)
+		WHERE v.definition_id = $1`+scope+` HAVING count(*) > 0`, args...).Scan(&missing.Next, &missing.Newest)
 	return missing, err
 }

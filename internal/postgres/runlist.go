@@ -286,12 +286,15 @@ func (w *whereRuns) definitions(q definition.ListRuns, labels []label) string {
 	if q.Definition != "" {
 		sets = append(sets, "SELECT id FROM definitions WHERE name = "+w.arg(q.Definition))
 	}
-	if len(sets) == 0 && len(labels) > 0 {
-		w.args = append(w.args, labels[0].key, labels[0].value)
-		sets, labels = []string{fmt.Sprintf(withLabel, len(w.args)-1, len(w.args))}, labels[1:]
-	}
-	if len(sets) == 0 || len(sets)+len(labels) == 1 {
-		return strings.Join(sets, "")
+	var set string
+	switch {
+	case len(sets) == 0 && len(labels) == 0:
+		return ""
+	case len(sets) == 0:
+		set, w.args = withLabels(labels, w.args)
+		return set
+	case len(sets)+len(labels) == 1:
+		return sets[0]
 	}
 	conditions, args := hasLabels("first.id", labels, w.args)
 	w.args = args
