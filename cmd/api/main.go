@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,7 +28,22 @@ import (
 	"github.com/activity-core/activity-core/migrations"
 )
 
-func main() { lifecycle.Main("api", run) }
+func main() {
+	spendMemory()
+	lifecycle.Main("api", run)
+}
+
+// heapGrowth is by how many percent the heap may grow between two garbage collections. A request leaves much garbage and the service
+// keeps little: with Go's default of 100, a list of 50 definitions spent a sixth of its time on collections. GOMEMLIMIT is the bound
+// for whoever has less memory.
+const heapGrowth = 400
+
+// spendMemory sets heapGrowth unless the operator has set another.
+func spendMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(heapGrowth)
+	}
+}
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout io.Writer) error {
 	mode, err := lifecycle.ParseArgs("api", args, stdout)
