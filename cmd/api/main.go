@@ -128,6 +128,7 @@ func serve(ctx context.Context, cfg config.API, stdout io.Writer) error {
 		return err
 	}
 	server := lifecycle.NewHTTPServer(handler, log)
+	server.MaxHeaderBytes = 2 * api.MaxHeaders // the handler refuses those that have too many, in words
 	if cfg.TLS != nil {
 		server.TLSConfig, err = lifecycle.NewTLS(lifecycle.TLSOptions{
 			CertFile: cfg.TLS.Cert, KeyFile: cfg.TLS.Key, ClientCAFile: cfg.TLS.ClientCA, Log: log,

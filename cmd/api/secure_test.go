@@ -79,6 +79,7 @@ func TestServeSecurely(t *testing.T) {
 	})
 	address, logged := startAPI(t, env)
 
+	extra := "" // a header's value
 	visit := func(credential string, certificates ...tls.Certificate) (*http.Response, error) {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+address+"/runs", nil)
 		if err != nil {
@@ -89,6 +90,7 @@ func TestServeSecurely(t *testing.T) {
 		}
 		r.Header.Set("Origin", "https://console.example")
 		r.Header.Set("X-Forwarded-For", "203.0.113.7")
+		r.Header.Set("X-Extra", extra)
 		client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: trust, Certificates: certificates}, DisableKeepAlives: true, ForceAttemptHTTP2: true,
 		}}
@@ -111,6 +113,12 @@ func TestServeSecurely(t *testing.T) {
 			t.Errorf("headers %v", resp.Header)
 		}
 	}
+	extra = strings.Repeat("x", 100<<10)
+	if resp, err := visit(token("ops"), certificate); err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge ||
+		resp.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("100 KiB of headers: %v %v, want a problem with status 431", resp, err)
+	}
+	extra = ""
 	if resp, err := visit(token("ops")); err == nil {
 		t.Errorf("without a certificate: %d", resp.StatusCode)
 	}

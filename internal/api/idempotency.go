@@ -308,19 +308,3 @@ func documentKey(op *huma.Operation) {
 		op.Errors = append(op.Errors, http.StatusConflict)
 	}
 }
-
-// documentReplayed adds the header of repeated answers to an operation's answers that are no errors.
-func documentReplayed(op *huma.Operation) {
-	if op == nil || !keyed(op) {
-		return
-	}
-	for code, response := range op.Responses {
-		if code[0] == '2' {
-			if response.Headers == nil {
-				response.Headers = map[string]*huma.Param{}
-			}
-			response.Headers[replayedHeader] = &huma.Param{Description: "true: the answer to an earlier request with the same " + keyHeader + ".",
-				Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"true"}}}
-		}
-	}
-}

@@ -32,7 +32,7 @@ func (a *API) middleware(origins []string) (chi.Middlewares, error) {
 			"a page of another origin may not change anything here; call the API from its own origin or from outside a browser").
 			write(w, r)
 	}))
-	all := chi.Middlewares{withRequestID, a.observe, a.recoverPanics, secure}
+	all := chi.Middlewares{withRequestID, a.observe, a.recoverPanics, secure, limitHeaders}
 	if len(origins) > 0 { // without any, the library would take all
 		all = append(all, cors.Handler(cors.Options{
 			AllowedOrigins: origins,
@@ -120,6 +120,27 @@ func (a *API) observe(next http.Handler) http.Handler {
 				slog.String("user_agent", harmless(r.UserAgent(), maxLoggedAgent)))
 		}()
 		next.ServeHTTP(ww, r)
+	})
+}
+
+// MaxHeaders is how many bytes a request's first line and its headers may have together. The server has to let some more through, so
+// that who sends too many is told so in words; beyond that it answers a bare 431.
+const MaxHeaders = 64 << 10
+
+func limitHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		size := len(r.Method) + len(r.RequestURI) + len(r.Proto) + len("  \r\n") + len("Host: \r\n") + len(r.Host)
+		for name, values := range r.Header {
+			for _, value := range values {
+				size += len(name) + len(": \r\n") + len(value)
+			}
+		}
+		if size > MaxHeaders {
+			newProblem(http.StatusRequestHeaderFieldsTooLarge, kindHeadersTooLarge,
+				"the request's first line and headers have %d bytes; they may have at most %d together", size, MaxHeaders).write(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 

@@ -199,7 +199,7 @@ var problemKinds = []ProblemKind{
 		"The caller or its address has made more requests than it may. The detail says which limit was met. Nothing was changed.",
 		"Wait for the seconds in Retry-After, and then send the request again. Spread requests out; an administrator can raise the limits."),
 	describe(kindHeadersTooLarge, http.StatusRequestHeaderFieldsTooLarge, "The headers are too large",
-		"The request's first line and its headers together have more than 64 KiB.",
+		"The request's first line and its headers together have more than 64 KiB. Beyond 128 KiB the answer is a bare 431, without a body like this.",
 		"Send fewer or shorter headers and query parameters."),
 	describe(kindClientGone, 499, "The client closed the request",
 		"The client went away before the answer was ready. This is seen in logs and metrics only.",

@@ -448,7 +448,7 @@ func TestEveryMutationIsAudited(t *testing.T) {
 		}
 		e := list[0]
 		if e.Actor != "ada" || e.ActorID != "person:issuer#1" || e.Address != "127.0.0.1" || e.RequestID != "request-"+id ||
-			e.Action != r.action || e.Target.Kind != r.kind || r.target != "?" && e.Target.ID != r.target || r.target == "?" && e.Target.ID == "" {
+			e.Action != r.action || e.Target.Kind != r.kind || e.Action.TargetKind() != r.kind || r.target != "?" && e.Target.ID != r.target || r.target == "?" && e.Target.ID == "" {
 			t.Errorf("%s: %+v", id, e)
 		}
 		actions = append(actions, e.Action)

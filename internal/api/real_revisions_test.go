@@ -207,8 +207,17 @@ func TestRollbacksThatAreRefused(t *testing.T) {
 	if p := a.problem("ada", 422, "invalid", "POST", path+"/revisions/1/rollback"); len(p.Errors) != 1 || p.Errors[0].Field != "trigger_config.run_at" {
 		t.Errorf("%+v", p)
 	}
-	if now, err := a.store.GetDefinition(t.Context(), d.ID); err != nil || now.Revision != 2 {
-		t.Errorf("revision %d %v", now.Revision, err)
+	// Before it was the team's it was another's, and would be again.
+	given := a.define(byHand + `, "labels": {"team": "b"}`)
+	a.change(200, "PATCH", "/activity-definitions/"+given.ID, `{"labels": {"team": "a", "env": "prod"}}`)
+	p := a.problem("team", 422, "invalid", "POST", "/activity-definitions/"+given.ID+"/revisions/1/rollback")
+	if len(p.Errors) != 2 || p.Errors[0].Field != "labels.env" || p.Errors[1].Field != "labels.team" || p.Errors[1].Rule != "scope" {
+		t.Errorf("%+v", p)
+	}
+	for _, id := range []string{d.ID, given.ID} {
+		if now, err := a.store.GetDefinition(t.Context(), id); err != nil || now.Revision != 2 {
+			t.Errorf("%s: revision %d %v", now.Name, now.Revision, err)
+		}
 	}
 }
 

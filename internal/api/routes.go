@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 
 	"github.com/activity-core/activity-core/internal/access"
@@ -263,8 +264,8 @@ func handle[I, O any](a *API, id string, op huma.Operation, role access.Role, su
 		return out, nil
 	})
 	item := a.huma.OpenAPI().Paths[op.Path]
-	for _, documented := range []*huma.Operation{item.Post, item.Put, item.Patch, item.Delete} {
-		documentReplayed(documented)
+	for _, documented := range []*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete} {
+		documentHeaders(documented)
 	}
 	if body == nil {
 		return
@@ -276,6 +277,28 @@ func handle[I, O any](a *API, id string, op huma.Operation, role access.Role, su
 		item.Put.RequestBody = body
 	case http.MethodPatch:
 		item.Patch.RequestBody = body
+	}
+}
+
+// documentHeaders adds the headers that answers may have whatever the operation.
+func documentHeaders(op *huma.Operation) {
+	if op == nil {
+		return
+	}
+	for code, response := range op.Responses {
+		headers := map[string]*huma.Param{}
+		switch {
+		case code == "429", code == "503", code == "409" && keyed(op):
+			headers["Retry-After"] = &huma.Param{Description: "The seconds after which the same request may be answered; left out where " +
+				"sending it again is no help, or not safe.", Schema: &huma.Schema{Type: huma.TypeInteger, Minimum: new(1.0)}}
+		case code[0] == '2' && keyed(op):
+			headers[replayedHeader] = &huma.Param{Description: "true: the answer to an earlier request with the same " + keyHeader + ".",
+				Schema: &huma.Schema{Type: huma.TypeString, Enum: []any{"true"}}}
+		}
+		if response.Headers == nil {
+			response.Headers = map[string]*huma.Param{}
+		}
+		maps.Copy(response.Headers, headers)
 	}
 }
 

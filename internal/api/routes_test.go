@@ -14,7 +14,8 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// TestRoutesAreDocumented walks the router: what it serves is what the OpenAPI document says, and the other way round.
+// TestRoutesAreDocumented walks the router: what it serves is what the OpenAPI document says, and the other way round. Which
+// operations these are stands in testdata/roles.txt.
 func TestRoutesAreDocumented(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, testOptions())
@@ -47,26 +48,6 @@ func TestRoutesAreDocumented(t *testing.T) {
 	slices.Sort(documented)
 	if !slices.Equal(served, documented) {
 		t.Errorf("served     %q\ndocumented %q", served, documented)
-	}
-	want := []string{
-		"DELETE /activity-definitions/{id}", "GET /activity-definitions/", "GET /activity-definitions/{id}",
-		"GET /activity-definitions/{id}/backfills", "GET /activity-definitions/{id}/next-fires",
-		"GET /activity-definitions/{id}/revisions", "GET /activity-definitions/{id}/revisions/{revision}",
-		"GET /activity-definitions/{id}/revisions/{revision}/diff",
-		"GET /activity-definitions/{id}/runs", "GET /audit", "GET /audit/{id}", "GET /backfills/{id}", "GET /dead-letters", "GET /dead-letters/{id}",
-		"GET /events/{event_id}", "GET /healthz", "GET /readyz", "GET /replays", "GET /replays/{id}", "GET /runs", "GET /runs/{id}",
-		"GET /runs/{id}/tasks/{name}", "GET /tokens", "GET /tokens/{id}", "GET /whoami",
-		"PATCH /activity-definitions/{id}", "POST /activity-definitions/", "POST /activity-definitions/{id}/backfill",
-		"POST /activity-definitions/{id}/pause", "POST /activity-definitions/{id}/resume", "POST /activity-definitions/{id}/revisions/{revision}/rollback",
-		"POST /activity-definitions/{id}/trigger", "POST /admin/sync", "POST /backfills/{id}/cancel", "POST /cron/preview",
-		"POST /dead-letters/discard", "POST /dead-letters/retry", "POST /dead-letters/{id}/discard", "POST /dead-letters/{id}/retry",
-		"POST /events/test", "POST /replays", "POST /replays/{id}/cancel", "POST /runs/cancel", "POST /runs/rerun", "POST /runs/terminate",
-		"POST /runs/{id}/cancel", "POST /runs/{id}/rerun", "POST /runs/{id}/tasks/{name}/approve", "POST /runs/{id}/tasks/{name}/reject",
-		"POST /runs/{id}/terminate", "POST /tokens", "POST /tokens/{id}/revoke", "POST /tokens/{id}/rotate",
-		"PUT /activity-definitions/{id}",
-	}
-	if !slices.Equal(served, want) {
-		t.Errorf("served %q\nwant   %q", served, want)
 	}
 }
 

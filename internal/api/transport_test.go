@@ -27,6 +27,32 @@ func allows(h http.Header) (out []string) {
 	return out
 }
 
+// TestHeadersAreLimited: what is one byte too long is refused in words, however it is spread.
+func TestHeadersAreLimited(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, testOptions())
+	ask := func(path string, headers ...string) *httptest.ResponseRecorder {
+		return call(t, a, "GET", path, "", headers...)
+	}
+	const most = "they may have at most 65536 together"
+	// What is there besides: GET /runs HTTP/1.1, and the line of the Host example.com.
+	room := MaxHeaders - len("GET /runs HTTP/1.1\r\n") - len("Host: example.com\r\n")
+	one := func(bytes int) string { return strings.Repeat("a", bytes-len("A: \r\n")) }
+	if w := ask("/runs", "A", one(room)); w.Code != http.StatusOK {
+		t.Errorf("as many as may be: %d %s", w.Code, w.Body)
+	}
+	for name, w := range map[string]*httptest.ResponseRecorder{
+		"one header":  ask("/runs", "A", one(room+1)),
+		"two headers": ask("/runs", "A", one(room/2), "B", one(room-room/2+1)),
+		"the query":   ask("/runs?" + strings.Repeat("a", room)),
+		"the path":    ask("/" + strings.Repeat("a", MaxHeaders)),
+	} {
+		if p := wantProblem(t, w, http.StatusRequestHeaderFieldsTooLarge, "headers-too-large"); !strings.HasSuffix(p.Detail, most) {
+			t.Errorf("%s: %q", name, p.Detail)
+		}
+	}
+}
+
 func TestOtherOrigins(t *testing.T) {
 	t.Parallel()
 	const console, evil = "https://console.example", "https://evil.example"

@@ -1,6 +1,9 @@
 package definition
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // TargetKind is what kind of thing a row of the audit trail is about.
 type TargetKind string
@@ -28,7 +31,7 @@ type Target struct {
 // Action is what was done, as the audit trail and the revisions of definitions name it.
 type Action string
 
-// The actions. Those without a dot were done to a definition.
+// The actions. Their names begin with what they were done to; those without a dot were done to a definition.
 const (
 	ActionCreate            Action = "create"
 	ActionUpdate            Action = "update"
@@ -59,6 +62,14 @@ var Actions = []Action{ActionCreate, ActionUpdate, ActionPause, ActionResume, Ac
 	ActionRunCancel, ActionRunTerminate, ActionRunRerun, ActionRunApprove, ActionRunReject, ActionBackfillCreate, ActionBackfillCancel,
 	ActionReplayCreate, ActionReplayCancel, ActionDeadLetterRetry, ActionDeadLetterDiscard, ActionTokenCreate,
 	ActionTokenRotate, ActionTokenRevoke, ActionSchedulesSync}
+
+// TargetKind is what the action is done to. It holds for actions of newer versions, too.
+func (a Action) TargetKind() TargetKind {
+	if kind, _, ok := strings.Cut(string(a), "."); ok {
+		return TargetKind(kind)
+	}
+	return TargetDefinition
+}
 
 // AuditEntry is a row of the audit trail.
 type AuditEntry struct {

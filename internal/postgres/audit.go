@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -107,20 +108,79 @@ func optionalBytes(text *string) []byte {
 // ListAudit returns a page of the audit trail, newest first, without what was before and after. Of a caller who is limited to some
 // definitions, it has only what is about these.
 func (s *Store) ListAudit(ctx context.Context, q definition.ListAudit) ([]definition.AuditEntry, error) {
-	sql, args := listAudit(ctx, q)
+	const attempt = "list the audit trail"
+	if q.Action != "" && q.Target.Kind != "" { // the action says it all
+		if q.Action.TargetKind() != q.Target.Kind {
+			return nil, nil
+		}
+		q.Target.Kind = ""
+	}
+	filters, err := s.auditFilters(ctx, q)
+	if err != nil {
+		return nil, translate(attempt, err)
+	}
+	sql, args := listAudit(q, filters)
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {
-		return nil, translate("list the audit trail", err)
+		return nil, translate(attempt, err)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (definition.AuditEntry, error) { return scanAudit(row) })
-	return list, translate("list the audit trail", err)
+	return list, translate(attempt, err)
 }
 
-// listAudit writes the statement of a page. It is read along one index, that of the first filter which is given, from the page's place
-// on: the bounds and the order are those of the index as a whole, (actor, id) say, and not of the id alone, for which the planner might
-// walk the whole trail backwards to what is rare and old. Without a filter, a caller with labels gets a merge of the newest of each of
-// the definitions.
-func listAudit(ctx context.Context, q definition.ListAudit) (string, []any) {
+// auditFilter wants a column of the trail to have a value, or the definition to have the caller's labels. There is an index of each of
+// these columns.
+type auditFilter struct {
+	column, value, as string
+	labels            []label
+	rows              int // how many are left, counted to maxProbes; 0 where nobody counted
+}
+
+// auditFilters returns what a page is to be filtered by, the filter first that leaves the fewest rows.
+func (s *Store) auditFilters(ctx context.Context, q definition.ListAudit) ([]auditFilter, error) {
+	filters := []auditFilter{{column: "target_id", value: q.Target.ID, as: "text"}, {column: "definition_id", value: q.DefinitionID, as: "uuid"},
+		{column: "actor", value: q.Actor, as: "text"}, {column: "action", value: string(q.Action), as: "text"},
+		{column: "target_kind", value: string(q.Target.Kind), as: "text"}}
+	filters = slices.DeleteFunc(filters, func(f auditFilter) bool { return f.value == "" })
+	labels, err := s.labels(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	if len(labels) > 0 {
+		filters = append(filters, auditFilter{labels: labels})
+	}
+	if len(filters) < 2 {
+		return filters, nil
+	}
+	args, counts := []any{maxProbes}, make([]string, len(filters))
+	for i, f := range filters {
+		from := "audit a WHERE a." + f.column
+		if f.labels == nil {
+			args = append(args, f.value)
+			from += fmt.Sprintf(" = $%d::%s", len(args), f.as)
+		} else {
+			var theirs string
+			theirs, args = withLabels(f.labels, args)
+			from = "(" + theirs + ") o (id) JOIN audit a ON a.definition_id = o.id"
+		}
+		counts[i] = "(SELECT count(*) FROM (SELECT FROM " + from + " LIMIT $1) a)"
+	}
+	var found []int
+	if err := s.pool.QueryRow(ctx, "SELECT ARRAY["+strings.Join(counts, ", ")+"]", args...).Scan(&found); err != nil {
+		return nil, err
+	}
+	for i := range filters {
+		filters[i].rows = found[i]
+	}
+	slices.SortStableFunc(filters, func(a, b auditFilter) int { return cmp.Compare(a.rows, b.rows) })
+	return filters, nil
+}
+
+// listAudit writes the statement of a page. It is read along one index, that of the first filter, from the page's place on, so that
+// filters of which one is rare are fast; those that are all common and seldom meet are not. The bounds and the order are those of the
+// index as a whole, (actor, id) say, and not of the id alone, for which the planner might walk the whole trail backwards to what is rare
+// and old. What the caller's labels leave is a merge of the newest of each of the definitions, unless these are very many.
+func listAudit(q definition.ListAudit, filters []auditFilter) (string, []any) {
 	args := []any{q.Limit}
 	arg := func(value any) string {
 		args = append(args, value)
@@ -142,40 +202,34 @@ func listAudit(ctx context.Context, q definition.ListAudit) (string, []any) {
 		conditions = append(conditions, "a.at < "+until)
 		to = `LEAST(` + to + `, (SELECT id FROM audit WHERE at >= ` + until + ` + interval '1 min' ORDER BY at, id LIMIT 1))`
 	}
-	along := "" // the column, and its value
-	var value string
-	for _, filter := range []struct {
-		column, text, as string
-	}{
-		{"a.target_id", q.Target.ID, "text"}, {"a.definition_id", q.DefinitionID, "uuid"}, {"a.actor", q.Actor, "text"},
-		{"a.action", string(q.Action), "text"}, {"a.target_kind", string(q.Target.Kind), "text"},
-	} {
-		switch {
-		case filter.text == "":
-		case along == "":
-			along, value = filter.column, arg(filter.text)+"::"+filter.as
-		default:
-			conditions = append(conditions, filter.column+" = "+arg(filter.text)+"::"+filter.as)
-		}
-	}
-	page := func(along, value string, scope []string) string {
+	page := func(along, value string) string {
 		order, bounds := "a.id DESC", "a.id > "+from+" AND a.id < "+to
 		if along != "" {
 			order, bounds = along+" DESC, a.id DESC", fmt.Sprintf("(%[1]s, a.id) > (%[2]s, %[3]s) AND (%[1]s, a.id) < (%[2]s, %[4]s)", along, value, from, to)
 		}
-		return "SELECT a.* FROM audit a WHERE " + strings.Join(slices.Concat([]string{bounds}, conditions, scope), " AND ") +
+		return "SELECT a.* FROM audit a WHERE " + strings.Join(append([]string{bounds}, conditions...), " AND ") +
 			" ORDER BY " + order + " LIMIT $1"
 	}
-	var rows string
-	if labels := labelsOf(ctx, nil); len(labels) > 0 && along == "" {
-		var theirs string
-		theirs, args = withLabels(labels, args)
-		rows = "SELECT a.* FROM (" + theirs + ") o (id) CROSS JOIN LATERAL (" + page("a.definition_id", "o.id", nil) + `) a
-			ORDER BY a.id DESC LIMIT $1`
-	} else {
-		var scope []string
-		scope, args = hasLabels("a.definition_id", labels, args)
-		rows = page(along, value, scope)
+	along, value, merged := "", "", ""
+	for i, f := range filters {
+		switch {
+		case f.labels != nil && i == 0 && f.labels[0].definitions <= maxProbes:
+			merged, args = withLabels(f.labels, args)
+			along, value = "a.definition_id", "o.id"
+		case f.labels != nil:
+			var more []string
+			more, args = hasLabels("a.definition_id", f.labels, args)
+			conditions = append(conditions, more...)
+		case i == 0:
+			along, value = "a."+f.column, arg(f.value)+"::"+f.as
+		default:
+			// Within COALESCE it does not look like a condition of another index.
+			conditions = append(conditions, "COALESCE(a."+f.column+" = "+arg(f.value)+"::"+f.as+", false)")
+		}
+	}
+	rows := page(along, value)
+	if merged != "" {
+		rows = "SELECT a.* FROM (" + merged + ") o (id) CROSS JOIN LATERAL (" + rows + ") a ORDER BY a.id DESC LIMIT $1"
 	}
 	return `SELECT ` + auditColumns + ` FROM (` + rows + `) a LEFT JOIN definitions d ON d.id = a.definition_id ORDER BY a.id DESC`, args
 }

@@ -43,7 +43,7 @@ func fillAudit(t *testing.T, s *Store, n int) (definitions []string) {
 		INSERT INTO audit (at, actor, actor_id, action, target_kind, target_id, definition_id, revision, after)
 		SELECT now() - ($1 - i) * interval '1 s',
 		       CASE WHEN i <= 50 THEN 'rare' WHEN i % 3 = 0 THEN 'bob' ELSE 'ada' END, 'x',
-		       CASE WHEN i <= 50 THEN 'rollback' WHEN i % 2 = 0 THEN 'update' ELSE 'run.cancel' END,
+		       CASE WHEN i <= 50 THEN 'token.revoke' WHEN i % 2 = 0 THEN 'update' ELSE 'run.cancel' END,
 		       CASE WHEN i <= 50 THEN 'token' WHEN i % 2 = 0 THEN 'definition' ELSE 'run' END,
 		       CASE WHEN i <= 50 THEN $3 WHEN i % 2 = 0 THEN $2 ELSE 'run-' || i % 100 END,
 		       CASE WHEN i <= 50 THEN $3::uuid WHEN i % 7 = 0 THEN NULL WHEN i % 3 = 0 THEN $4::uuid ELSE $2::uuid END, 1,
@@ -87,7 +87,7 @@ func TestListAudit(t *testing.T) {
 	}
 	teams := map[string][]string{"": nil, "t0": {d[0], d[2]}, "t1": {d[1]}, "t9": {}}
 	for range 600 {
-		q := definition.ListAudit{DefinitionID: some(d...), Actor: some("ada", "rare", "nobody"), Action: definition.Action(some("update", "rollback")),
+		q := definition.ListAudit{DefinitionID: some(d...), Actor: some("ada", "rare", "nobody"), Action: definition.Action(some("update", "token.revoke")),
 			Target: definition.Target{Kind: definition.TargetKind(some("run", "token")), ID: some(d[0], d[1], "run-3")},
 			Since:  at(), Until: at(), Limit: 1 + r.IntN(60)}
 		if r.IntN(2) == 0 {
@@ -144,7 +144,7 @@ func TestListAuditReadsLittle(t *testing.T) {
 		"rare actor":           {ctx, definition.ListAudit{Actor: "rare"}, 50, 60},
 		"unknown actor":        {ctx, definition.ListAudit{Actor: "nobody"}, 0, 10},
 		"common action":        {ctx, definition.ListAudit{Action: "update"}, 51, 60},
-		"rare action":          {ctx, definition.ListAudit{Action: "rollback"}, 50, 60},
+		"rare action":          {ctx, definition.ListAudit{Action: "token.revoke"}, 50, 60},
 		"common kind":          {ctx, definition.ListAudit{Target: definition.Target{Kind: "run"}}, 51, 60},
 		"rare kind":            {ctx, definition.ListAudit{Target: definition.Target{Kind: "token"}}, 50, 60},
 		"common target":        {ctx, definition.ListAudit{Target: definition.Target{Kind: "definition", ID: d[0]}}, 51, 60},
@@ -153,16 +153,21 @@ func TestListAuditReadsLittle(t *testing.T) {
 		"rare definition":      {ctx, definition.ListAudit{DefinitionID: d[1]}, 50, 60},
 		"actor and action":     {ctx, definition.ListAudit{Actor: "ada", Action: "update"}, 51, 200},
 		"definition and actor": {ctx, definition.ListAudit{DefinitionID: d[1], Actor: "ada"}, 0, 60},
+		"actor and definition": {ctx, definition.ListAudit{DefinitionID: d[0], Actor: "rare"}, 0, 60},
+		"target and action":    {ctx, definition.ListAudit{Target: definition.Target{ID: d[0]}, Action: "token.revoke"}, 0, 60},
+		"kind and rare action": {ctx, definition.ListAudit{Target: definition.Target{Kind: "token"}, Action: "token.revoke"}, 50, 60},
 		"until long ago":       {ctx, definition.ListAudit{Until: old}, 51, 300},
 		"since just now":       {ctx, definition.ListAudit{Since: now.Add(-10 * time.Second)}, 11, 300},
-		"nothing since":        {ctx, definition.ListAudit{Since: now.Add(-10 * time.Second), Actor: "ada", Action: "rollback"}, 0, 300},
-		"nothing until":        {ctx, definition.ListAudit{Until: old, Actor: "bob", Action: "rollback"}, 0, 300},
+		"nothing since":        {ctx, definition.ListAudit{Since: now.Add(-10 * time.Second), Actor: "ada", Action: "token.revoke"}, 0, 300},
+		"nothing until":        {ctx, definition.ListAudit{Until: old, Actor: "bob", Action: "token.revoke"}, 0, 300},
 		"of an hour":           {ctx, definition.ListAudit{Since: now.Add(-2 * time.Hour), Until: now.Add(-time.Hour), Actor: "bob"}, 51, 300},
 		"rare within an hour":  {ctx, definition.ListAudit{Since: now.Add(-2 * time.Hour), Until: now.Add(-time.Hour), Actor: "rare"}, 0, 60},
 		"a team":               {team("t0"), definition.ListAudit{}, 51, 200},
 		"a small team":         {team("t1"), definition.ListAudit{}, 50, 60},
 		"no team":              {team("t9"), definition.ListAudit{}, 0, 10},
 		"a small team's actor": {team("t1"), definition.ListAudit{Actor: "rare"}, 50, 60},
+		"a small team's other": {team("t1"), definition.ListAudit{Actor: "ada"}, 0, 60},
+		"a team's rare actor":  {team("t0"), definition.ListAudit{Actor: "rare"}, 0, 60},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -186,7 +191,11 @@ func TestListAuditReadsLittle(t *testing.T) {
 // explainAudit returns the plan of a list as it was carried out, how many rows of the trail were read for it, and how long that took.
 func explainAudit(ctx context.Context, t *testing.T, s *Store, q definition.ListAudit) (plan string, read int, took string) {
 	t.Helper()
-	statement, args := listAudit(ctx, q)
+	filters, err := s.auditFilters(ctx, q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	statement, args := listAudit(q, filters)
 	rows, err := s.pool.Query(ctx, "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) "+statement, args...)
 	if err != nil {
 		t.Fatal(err)
