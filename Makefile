@@ -17,7 +17,7 @@ MODULES := $(patsubst %/go.mod,%,$(sort $(wildcard deploy/*/go.mod test/*/go.mod
 
 # Further flags for go test, for example: make test TESTFLAGS=-v
 TESTFLAGS    ?=
-TEST_TIMEOUT ?= 20m
+TEST_TIMEOUT ?= 40m
 
 # How long `make fuzz` spends on each fuzz target.
 FUZZTIME ?= 60s

@@ -131,7 +131,7 @@ func (s *system) api(ctx context.Context, o options) ([]figure, error) {
 			return nil, fmt.Errorf("wait for the api: %w: %s", err, p.out.String())
 		}
 	}
-	token, err := s.token(ctx)
+	token, err := s.token(ctx, map[string]string{})
 	if err != nil {
 		return nil, err
 	}
@@ -164,13 +164,13 @@ func (s *system) api(ctx context.Context, o options) ([]figure, error) {
 	return figures, nil
 }
 
-// token makes one that may do everything.
-func (s *system) token(ctx context.Context) (string, error) {
+// token makes an admin's, limited to definitions with these labels.
+func (s *system) token(ctx context.Context, labels map[string]string) (string, error) {
 	token, id := access.NewToken(), definition.NewID()
 	_, err := s.pool.Exec(ctx, `
-		INSERT INTO tokens (id, family, name, role, max_definitions, hash, hint, created_by, expires_at)
-		VALUES ($1, $1, 'bench', 'admin', 0, $2, $3, 'bench', now() + interval '1 day')`,
-		id, access.HashToken(token), token[len(token)-4:])
+		INSERT INTO tokens (id, family, name, role, labels, max_definitions, hash, hint, created_by, expires_at)
+		VALUES ($1, $1, 'bench', 'admin', $4, 0, $2, $3, 'bench', now() + interval '1 day')`,
+		id, access.HashToken(token), token[len(token)-4:], labels)
 	return token, err
 }
 

@@ -344,9 +344,19 @@ func keepStreams(t testing.TB, js nats.JetStreamContext) {
 	})
 }
 
-// Eventually polls a condition until it holds, and fails the test when it does not within the timeout, or when it
-// returns an error.
-func Eventually(t testing.TB, timeout time.Duration, what string, condition func(context.Context) (bool, error)) {
+// patience is for machines that are several times slower than the one on which the timeouts of the tests were chosen: nothing is
+// wrong only because it is late.
+const patience = 4
+
+// Eventually polls a condition until it holds, and fails the test when it has not held long after the time in which it is
+// expected, or when it returns an error. See Within for what has to hold by some time.
+func Eventually(t testing.TB, expected time.Duration, what string, condition func(context.Context) (bool, error)) {
+	t.Helper()
+	Within(t, patience*expected, what, condition)
+}
+
+// Within is Eventually for what is promised to hold within a time.
+func Within(t testing.TB, timeout time.Duration, what string, condition func(context.Context) (bool, error)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()

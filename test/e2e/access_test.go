@@ -50,7 +50,7 @@ func TestAccess(t *testing.T) {
 		t.Errorf("listed:\n%s", list)
 	}
 	s.Command("tokens", "revoke", made.Str("id"))
-	testenv.Eventually(t, 5*time.Second, "the token is refused", func(ctx context.Context) (bool, error) {
+	testenv.Within(t, 5*time.Second, "the token is refused", func(ctx context.Context) (bool, error) {
 		status, _, err := s.TryCall(ctx, http.MethodGet, "/whoami", "", "Authorization", "Bearer "+token)
 		return status == http.StatusUnauthorized, err
 	})
