@@ -314,9 +314,7 @@ func TestConsumerDeletedWhileAPullWaits(t *testing.T) {
 	}
 	// What an old consumer's pull left behind is not taken for the new one's.
 	b.inbox.messages <- &nats.Msg{Subject: names.SubjectPrefix + ".a", Reply: "$JS.ACK.S.C.1.9.1.1.0", Sub: b.inbox.sub}
-	if err := b.Open(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	reopen(t, b)
 	publish(t, js, names.SubjectPrefix+".a", "x")
 	if got := fetchAll(t, b, 1); string(got[0].Data) != "x" || got[0].StreamSeq != 1 {
 		t.Errorf("fetched %+v", got)

@@ -35,9 +35,9 @@ func TestClock(t *testing.T) {
 		t.Errorf("told %v for the single time %s", times, runAt)
 	}
 
+	to := time.Now().UTC().Truncate(time.Minute) // before it is created: it has no rows
 	past := s.Create(`{"name": "each-minute-of-the-past", "concurrency": {"limit": 0},
 		"trigger_config": {"trigger_type": "cron", "cron_expression": "* * * * *"}, ` + note + `}`)
-	to := time.Now().UTC().Truncate(time.Minute) // before it was created: it has no rows
 	from := to.Add(-2 * time.Hour)
 	request := fmt.Sprintf(`"from": %q, "to": %q`, from.Format(time.RFC3339), to.Format(time.RFC3339))
 	status, backfill := s.Call("POST", "/activity-definitions/"+past+"/backfill", `{`+request+`, "max_concurrent": 3}`)
