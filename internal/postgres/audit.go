@@ -165,8 +165,8 @@ func (s *Store) auditFilters(ctx context.Context, q definition.ListAudit) ([]aud
 		}
 		counts[i] = "(SELECT count(*) FROM (SELECT FROM " + from + " LIMIT $1) a)"
 	}
-	var found []int
-	if err := s.pool.QueryRow(ctx, "SELECT ARRAY["+strings.Join(counts, ", ")+"]", args...).Scan(&found); err != nil {
+	found, err := s.counted(ctx, counts, args)
+	if err != nil {
 		return nil, err
 	}
 	for i := range filters {

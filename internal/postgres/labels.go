@@ -40,8 +40,8 @@ func (s *Store) labels(ctx context.Context, wanted map[string]string) ([]label, 
 		args = append(args, l.key, l.value)
 		counts[i] = fmt.Sprintf("(SELECT count(*) FROM ("+withLabel+" LIMIT $1) l)", len(args)-1, len(args))
 	}
-	var found []int
-	if err := s.pool.QueryRow(ctx, "SELECT ARRAY["+strings.Join(counts, ", ")+"]", args...).Scan(&found); err != nil {
+	found, err := s.counted(ctx, counts, args)
+	if err != nil {
 		return nil, err
 	}
 	for i := range list {
@@ -49,6 +49,12 @@ func (s *Store) labels(ctx context.Context, wanted map[string]string) ([]label, 
 	}
 	slices.SortStableFunc(list, func(a, b label) int { return cmp.Compare(a.definitions, b.definitions) })
 	return list, nil
+}
+
+// counted returns the numbers that subqueries give, in one look.
+func (s *Store) counted(ctx context.Context, subqueries []string, args []any) (found []int, err error) {
+	err = s.pool.QueryRow(ctx, "SELECT ARRAY["+strings.Join(subqueries, ", ")+"]", args...).Scan(&found)
+	return found, err
 }
 
 // hasLabels returns conditions: that the definition of an id has these labels. They are looked up one by one, since the planner would
