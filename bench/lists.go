@@ -40,12 +40,9 @@ func (s *system) lists(ctx context.Context, o options) ([]figure, error) {
 		return nil, err
 	}
 	fmt.Fprintf(os.Stderr, "filled in %s\n", time.Since(began).Round(time.Second))
-	api, err := s.start("api")
+	api, err := s.startAPI(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if err := wait(ctx, time.Minute, func() (bool, error) { return api.ready(ctx), nil }); err != nil {
-		return nil, fmt.Errorf("wait for the api: %w: %s", err, api.out.String())
 	}
 	lists, err := readLists(ctx, api.api)
 	if err != nil {
@@ -69,12 +66,9 @@ func (s *system) lists(ctx context.Context, o options) ([]figure, error) {
 // listsOfTeams returns the lists of the whole installation as callers see them who are limited to definitions with a label: one that a
 // hundredth of them have, and one that most have.
 func (s *system) listsOfTeams(ctx context.Context, lists []list) ([]list, error) {
-	api, err := s.start("api", "ACTCORE_AUTH=", "ACTCORE_RATE_LIMIT=off", "ACTCORE_RATE_LIMIT_ADDRESS=off")
+	api, err := s.startAPI(ctx, askForTokens...)
 	if err != nil {
 		return nil, err
-	}
-	if err := wait(ctx, time.Minute, func() (bool, error) { return api.ready(ctx), nil }); err != nil {
-		return nil, fmt.Errorf("wait for the api: %w: %s", err, api.out.String())
 	}
 	var out []list
 	for _, text := range []string{teamLabel, commonLabel} {
