@@ -213,7 +213,7 @@ func readLists(ctx context.Context, api string) ([]list, error) {
 }
 
 // queries are the ways to filter the list that are tried: not at all, by each value alone, and by each two filters, with the first and
-// the last value of each. A label goes with another label, too.
+// the last value of each, of labels with all. A label goes with another label, too.
 func (l list) queries() []url.Values {
 	out := []url.Values{{}}
 	for i, f := range l.filters {
@@ -221,8 +221,8 @@ func (l list) queries() []url.Values {
 			out = append(out, url.Values{f.name: {v}})
 		}
 		for _, g := range l.filters[i+1:] {
-			for _, v := range ends(f.values) {
-				for _, w := range ends(g.values) {
+			for _, v := range f.paired() {
+				for _, w := range g.paired() {
 					out = append(out, url.Values{f.name: {v}, g.name: {w}})
 				}
 			}
@@ -237,11 +237,12 @@ func (l list) queries() []url.Values {
 	})
 }
 
-func ends(values []string) []string {
-	if len(values) < 2 {
-		return values
+// paired are the values that are tried together with those of another filter.
+func (f filter) paired() []string {
+	if len(f.values) < 2 || f.name == "label" {
+		return f.values
 	}
-	return []string{values[0], values[len(values)-1]}
+	return []string{f.values[0], f.values[len(f.values)-1]}
 }
 
 // places are where a page is timed, in the order of the figures.

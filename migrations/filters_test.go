@@ -30,6 +30,18 @@ func TestLabelsOfWhatIsThere(t *testing.T) {
 	if want := "d1 env=prod, d1 team=growth"; err != nil || got != want {
 		t.Errorf("labels %q, %v; want %q", got, err, want)
 	}
+	// What labels know of their definitions is the same whether these were there before or not.
+	copied := `SELECT string_agg(concat_ws(' ', key, live, seq, trigger_type, enabled), ', ' ORDER BY key) FROM definition_labels`
+	if err := m.Down(t.Context(), latestAfter(t, "label_lists")); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err = connect(t, url).QueryRow(t.Context(), copied).Scan(&got)
+	if want := "env t 1 manual t, team t 1 manual t"; err != nil || got != want {
+		t.Errorf("labels know %q, %v; want %q", got, err, want)
+	}
 	if again := contents(t, url); again != full {
 		t.Errorf("down and up made another schema:\n%s\nwant\n%s", again, full)
 	}

@@ -99,10 +99,10 @@ func (s *Store) EndedBefore(ctx context.Context, run *definition.Run) (definitio
 	var status definition.RunStatus
 	err := s.pool.QueryRow(ctx, `
 		SELECT status FROM (
-			(SELECT seq, kind, status, finished_at FROM runs WHERE definition_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $5)
+			(SELECT seq, kind, status, finished_at FROM runs WHERE definition_id = $1 AND -1 * seq > -$2::bigint ORDER BY -1 * seq LIMIT $5)
 			UNION ALL
-			(SELECT seq, kind, status, finished_at FROM runs WHERE definition_id = $1 AND seq > $2 ORDER BY seq LIMIT $5)) around
-		WHERE kind = $3 AND status IN ('succeeded', 'failed', 'timed_out', 'missed') AND (finished_at, seq) < ($4, $2)
+			(SELECT seq, kind, status, finished_at FROM runs WHERE definition_id = $1 AND -1 * seq < -$2::bigint ORDER BY -1 * seq DESC LIMIT $5)) around
+		WHERE kind = $3 AND status IN ('succeeded', 'failed', 'timed_out', 'missed') AND (finished_at, seq) < ($4, $2::bigint)
 		ORDER BY finished_at DESC, seq DESC LIMIT 1`,
 		run.DefinitionID, run.Seq, run.Kind, run.FinishedAt, endedBeforeWindow).Scan(&status)
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -87,11 +87,7 @@ func (s *Store) GetDefinition(ctx context.Context, id string) (definition.Stored
 // ListDefinitions returns a page of live definitions in the order of creation.
 func (s *Store) ListDefinitions(ctx context.Context, q definition.ListDefinitions) ([]definition.Stored, error) {
 	const attempt = "list definitions"
-	labels, err := s.labels(ctx, q.Labels)
-	if err != nil {
-		return nil, translate(attempt, err)
-	}
-	sql, args := listDefinitions(q, labels)
+	sql, args := listDefinitions(q, labelsOf(ctx, q.Labels))
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, translate(attempt, err)
@@ -101,47 +97,60 @@ func (s *Store) ListDefinitions(ctx context.Context, q definition.ListDefinition
 }
 
 // listDefinitions writes the statement of a page. As those of runs (see listRuns), definitions with some state are a merge of the first
-// of each state, by an index whose order no other one has (see migration 11). Those with a label that not too many have are all read.
+// of each state, by an index whose order no other one has (see migrations 11 and 13). Labels have indexes by the state of their
+// definitions: what has several labels is met by walks along all of these, side by side.
 func listDefinitions(q definition.ListDefinitions, labels []label) (string, []any) {
 	args := []any{q.Limit, q.AfterSeq}
 	arg := func(value any) string {
 		args = append(args, value)
 		return fmt.Sprintf("$%d", len(args))
 	}
-	conditions, order := []string{"d.deleted_at IS NULL"}, "0 + d.seq"
-	if len(labels) > 0 && labels[0].definitions <= maxProbes {
-		args = append(args, labels[0].key, labels[0].value)
-		conditions = append(conditions, fmt.Sprintf("d.id = ANY(ARRAY("+withLabel+"))", len(args)-1, len(args)))
-		labels = labels[1:]
-		order = "d.seq + 0" // of no index
-	}
-	var more []string
-	more, args = hasLabels("d.id", labels, args)
-	conditions = append(conditions, more...)
-	if q.Name != "" {
-		conditions = append(conditions, "d.name = "+arg(q.Name))
-	}
-	if q.EventType != "" {
-		conditions = append(conditions, "d.event_type = "+arg(q.EventType))
-	}
-	from := "(VALUES (1)) one"
-	if q.TriggerType != "" || q.Enabled != nil {
-		types, enabled := definition.TriggerTypes, []bool{false, true}
-		if q.TriggerType != "" {
-			types = []definition.TriggerType{q.TriggerType}
+	column, values, enabled := "trigger_type", []string{string(q.TriggerType)}, []bool{false, true}
+	switch {
+	case q.EventType != "" && (q.TriggerType == "" || q.TriggerType == definition.TriggerEvent):
+		column, values = "event_type", []string{q.EventType}
+	case q.EventType != "":
+		values = []string{} // no other trigger has one
+	case q.TriggerType == "":
+		values = nil
+		for _, t := range definition.TriggerTypes {
+			values = append(values, string(t))
 		}
-		if q.Enabled != nil {
-			enabled = []bool{*q.Enabled}
-		}
-		from = "unnest(" + arg(types) + "::text[]) t (wanted) CROSS JOIN unnest(" + arg(enabled) + "::bool[]) e (wanted)"
-		conditions = append(conditions, "d.trigger_type = t.wanted", "d.enabled = e.wanted")
-	} else if q.EventType == "" && order == "0 + d.seq" {
-		order = "d.seq"
 	}
-	conditions = append(conditions, order+" > $2")
-	return fmt.Sprintf(selectDefinition, fmt.Sprintf(`%s CROSS JOIN LATERAL (
-		SELECT d.* FROM definitions d WHERE %s ORDER BY %s LIMIT $1) d`, from, strings.Join(conditions, " AND "), order)) +
-		" ORDER BY d.seq LIMIT $1", args
+	if q.Enabled != nil {
+		enabled = []bool{*q.Enabled}
+	}
+	var from string
+	switch {
+	case q.Name != "":
+		var conditions []string
+		conditions, args = hasLabels("d.id", labels, args)
+		conditions = append(conditions, "d.name = "+arg(q.Name), "d."+column+" = ANY("+arg(values)+")", "d.enabled = ANY("+arg(enabled)+")")
+		from = "definitions d WHERE d.deleted_at IS NULL AND d.seq + 0 > $2 AND " + strings.Join(conditions, " AND ")
+	case len(labels) == 0 && q.TriggerType == "" && q.EventType == "" && q.Enabled == nil:
+		from = "definitions d WHERE d.deleted_at IS NULL AND d.seq > $2 ORDER BY d.seq LIMIT $1"
+	default:
+		from = "unnest(" + arg(values) + "::text[]) v (wanted) CROSS JOIN unnest(" + arg(enabled) + "::bool[]) e (wanted) CROSS JOIN LATERAL ("
+		state := "%[1]s." + column + " = v.wanted AND %[1]s.enabled = e.wanted"
+		if len(labels) == 0 {
+			from += fmt.Sprintf("SELECT d.* FROM definitions d WHERE d.deleted_at IS NULL AND 0 + d.seq > $2 AND "+state+
+				" ORDER BY 0 + d.seq LIMIT $1) d", "d")
+			break
+		}
+		var walks, conditions []string
+		for i, l := range labels {
+			walk := fmt.Sprintf("l%d", i)
+			walks = append(walks, "definition_labels "+walk)
+			conditions = append(conditions, fmt.Sprintf("%[1]s.live AND %[1]s.key = %[2]s AND %[1]s.value = %[3]s AND %[1]s.seq > $2 AND "+state,
+				walk, arg(l.key), arg(l.value)))
+			if i > 0 {
+				conditions = append(conditions, walk+".seq = l0.seq")
+			}
+		}
+		from += "SELECT l0.definition_id FROM " + strings.Join(walks, ", ") + " WHERE " + strings.Join(conditions, " AND ") +
+			" ORDER BY l0.seq LIMIT $1) l JOIN definitions d ON d.id = l.definition_id"
+	}
+	return fmt.Sprintf(selectDefinition, "(SELECT d.* FROM "+from+") d") + " ORDER BY d.seq LIMIT $1", args
 }
 
 // UpdateDefinition changes a live definition in one transaction: edit receives the document in force and returns the

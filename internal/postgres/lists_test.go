@@ -158,7 +158,7 @@ func TestDefinitionListsByIndex(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.pool.Exec(ctx, "ANALYZE definitions"); err != nil {
+	if _, err := s.pool.Exec(ctx, "ANALYZE definitions, definition_labels"); err != nil {
 		t.Fatal(err)
 	}
 	off, on := false, true
@@ -166,21 +166,28 @@ func TestDefinitionListsByIndex(t *testing.T) {
 		q    definition.ListDefinitions
 		want int
 	}{
-		"all":                {definition.ListDefinitions{}, 51},
-		"all, last page":     {definition.ListDefinitions{AfterSeq: n - 20}, 21},
-		"type":               {definition.ListDefinitions{TriggerType: definition.TriggerManual}, 11},
-		"type, last page":    {definition.ListDefinitions{TriggerType: definition.TriggerManual, AfterSeq: n - 20}, 10},
-		"type of none":       {definition.ListDefinitions{TriggerType: definition.TriggerScheduled}, 0},
-		"disabled":           {definition.ListDefinitions{Enabled: &off}, 10},
-		"enabled":            {definition.ListDefinitions{Enabled: &on}, 51},
-		"type and disabled":  {definition.ListDefinitions{TriggerType: definition.TriggerEvent, Enabled: &off}, 0},
-		"event type":         {definition.ListDefinitions{EventType: "seldom"}, 1},
-		"event type of none": {definition.ListDefinitions{EventType: "never"}, 0},
-		"label":              {definition.ListDefinitions{Labels: map[string]string{"team": "last"}}, 6},
-		"label, first":       {definition.ListDefinitions{Labels: map[string]string{"team": "first"}}, 1},
-		"label of most":      {definition.ListDefinitions{Labels: map[string]string{"team": "all"}}, 51},
-		"label and type":     {definition.ListDefinitions{Labels: map[string]string{"team": "last"}, TriggerType: definition.TriggerManual}, 6},
-		"name":               {definition.ListDefinitions{Name: "d777"}, 1},
+		"all":                 {definition.ListDefinitions{}, 51},
+		"all, last page":      {definition.ListDefinitions{AfterSeq: n - 20}, 21},
+		"type":                {definition.ListDefinitions{TriggerType: definition.TriggerManual}, 11},
+		"type, last page":     {definition.ListDefinitions{TriggerType: definition.TriggerManual, AfterSeq: n - 20}, 10},
+		"type of none":        {definition.ListDefinitions{TriggerType: definition.TriggerScheduled}, 0},
+		"disabled":            {definition.ListDefinitions{Enabled: &off}, 10},
+		"enabled":             {definition.ListDefinitions{Enabled: &on}, 51},
+		"type and disabled":   {definition.ListDefinitions{TriggerType: definition.TriggerEvent, Enabled: &off}, 0},
+		"event type":          {definition.ListDefinitions{EventType: "seldom"}, 1},
+		"event type of none":  {definition.ListDefinitions{EventType: "never"}, 0},
+		"label":               {definition.ListDefinitions{Labels: map[string]string{"team": "last"}}, 6},
+		"label, first":        {definition.ListDefinitions{Labels: map[string]string{"team": "first"}}, 1},
+		"label of most":       {definition.ListDefinitions{Labels: map[string]string{"team": "all"}}, 51},
+		"label and type":      {definition.ListDefinitions{Labels: map[string]string{"team": "last"}, TriggerType: definition.TriggerManual}, 6},
+		"label of most, type": {definition.ListDefinitions{Labels: map[string]string{"team": "all"}, TriggerType: definition.TriggerManual}, 4},
+		"label of most, disabled event": {definition.ListDefinitions{
+			Labels: map[string]string{"team": "all"}, TriggerType: definition.TriggerEvent, Enabled: &off}, 0},
+		"label of most, event type":   {definition.ListDefinitions{Labels: map[string]string{"team": "all"}, EventType: "seldom"}, 1},
+		"label of a few, event type":  {definition.ListDefinitions{Labels: map[string]string{"team": "last"}, EventType: "common"}, 0},
+		"common event type, disabled": {definition.ListDefinitions{EventType: "common", Enabled: &off}, 0},
+		"label of most, name":         {definition.ListDefinitions{Labels: map[string]string{"team": "all"}, Name: "d777"}, 1},
+		"name":                        {definition.ListDefinitions{Name: "d777"}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -189,14 +196,124 @@ func TestDefinitionListsByIndex(t *testing.T) {
 			if err != nil || len(list) != tt.want || !slices.IsSortedFunc(list, func(a, b definition.Stored) int { return int(a.Seq - b.Seq) }) {
 				t.Errorf("%d definitions, %v; want %d in order", len(list), err, tt.want)
 			}
-			labels, err := s.labels(ctx, tt.q.Labels)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sql, args := listDefinitions(tt.q, labels)
-			if plan, read := explainRead(ctx, t, s, "definitions", sql, args); read > 300 {
-				t.Errorf("read %d rows for %d:\n%s", read, tt.want, plan)
+			sql, args := listDefinitions(tt.q, labelsOf(ctx, tt.q.Labels))
+			for _, table := range []string{"definitions", "definition_labels"} {
+				if plan, read := explainRead(ctx, t, s, table, sql, args); read > 300 {
+					t.Errorf("read %d rows of %s for %d:\n%s", read, table, tt.want, plan)
+				}
 			}
 		})
 	}
+}
+
+// TestIdleDefinitions reads pages of runs of many definitions that have none, or old ones only, in the shadow of one that has nearly all.
+func TestIdleDefinitions(t *testing.T) {
+	t.Parallel()
+	s, ctx := newStore(t), t.Context()
+	const definitions, n = 300, 20_000
+	for _, statement := range []string{
+		`INSERT INTO definitions (id, name, revision, enabled, enabled_since, trigger_type, document, created_at, updated_at)
+		SELECT gen_random_uuid(), 'd' || i, 1, true, now(), 'manual', '{}', now(), now() FROM generate_series(0, $1::int) i ORDER BY i`,
+		`INSERT INTO definition_labels (definition_id, key, value)
+		SELECT id, 'team', 'idle' FROM definitions WHERE name <> 'd0' AND $1::int > 0`,
+	} {
+		execute(t, s, statement, definitions)
+	}
+	// Every third definition but the first has runs: some succeeded, some failed, and some were missed, or timed out long ago.
+	execute(t, s, `
+		INSERT INTO runs (id, definition_id, definition_name, revision, kind, occurrence_key, status, reason, run_limit, run_timeout, workflow_id,
+		                  start_after, finished_at)
+		SELECT gen_random_uuid(), d.id, d.name, 1, 'manual', 'k' || i,
+		       CASE WHEN i > 3 * $1::int THEN 'succeeded' ELSE (ARRAY['succeeded', 'failed', CASE WHEN i < $1 THEN 'timed_out' ELSE 'missed' END])[1 + i % 3] END,
+		       CASE WHEN i <= 3 * $1 AND i % 3 > 0 THEN (ARRAY['task_failed', 'misfire_window'])[i % 3] ELSE '' END, 0, '1h', 'w' || i, now(), now()
+		FROM generate_series(3, $2::int) i JOIN definitions d ON d.name = 'd' || CASE WHEN i > 3 * $1 THEN 0 ELSE i / 9 * 3 END ORDER BY i`,
+		definitions, n)
+	execute(t, s, "VACUUM ANALYZE runs, definitions, definition_labels")
+	for name, tt := range map[string]struct {
+		q     definition.ListRuns
+		empty bool
+	}{
+		"all":           {definition.ListRuns{}, false},
+		"last page":     {definition.ListRuns{BeforeSeq: 20}, false},
+		"succeeded":     {definition.ListRuns{Statuses: []definition.RunStatus{definition.RunSucceeded}}, false},
+		"timed out":     {definition.ListRuns{Statuses: []definition.RunStatus{definition.RunTimedOut}}, false},
+		"reason":        {definition.ListRuns{Reason: definition.ReasonTaskFailed}, false},
+		"kind":          {definition.ListRuns{Kinds: []definition.TriggerKind{definition.KindManual}}, false},
+		"kind of none":  {definition.ListRuns{Kinds: []definition.TriggerKind{definition.KindCron}}, true},
+		"status, kinds": {definition.ListRuns{Statuses: definition.RunStatuses, Kinds: definition.TriggerKinds}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, limit := range []int{51, 5, 1} {
+				tt.q.Limit, tt.q.Labels = limit, map[string]string{"team": "idle"}
+				list, err := s.ListRuns(ctx, tt.q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for _, r := range list {
+					got = append(got, r.ID)
+				}
+				if want := everyRun(t, s, tt.q, []label{{key: "team", value: "idle"}}); !slices.Equal(got, want) || tt.empty != (len(got) == 0) {
+					t.Errorf("page of %d: %d runs, want %d", limit, len(got), len(want))
+				}
+				if plan, read := explain(ctx, t, s, tt.q); read > 3*definitions {
+					t.Errorf("page of %d: read %d rows:\n%s", limit, read, plan)
+				}
+			}
+		})
+	}
+}
+
+// TestLabelsFollow changes definitions, as this version does and as one does that knows nothing of what labels know, and looks for them
+// by a label and what else there is.
+func TestLabelsFollow(t *testing.T) {
+	t.Parallel()
+	s, ctx := newStore(t), t.Context()
+	d := create(t, s, `{"name": "d", "labels": {"team": "a"}, "trigger_config": {"trigger_type": "event", "event_type": "x.y"}}`)
+	change := func(patch string) {
+		t.Helper()
+		_, err := s.UpdateDefinition(ctx, d.ID, definition.Change{}, func(d definition.Document) (definition.Document, error) {
+			return d.Merge([]byte(patch))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := func(want string) {
+		t.Helper()
+		var got []string
+		on, off := true, false
+		for _, q := range []definition.ListDefinitions{
+			{}, {Enabled: &on}, {Enabled: &off}, {TriggerType: definition.TriggerEvent}, {TriggerType: definition.TriggerManual},
+			{EventType: "x.y"}, {EventType: "x.z"},
+		} {
+			q.Limit, q.Labels = 10, map[string]string{"team": "a"}
+			list, err := s.ListDefinitions(ctx, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(len(list)))
+		}
+		if got := strings.Join(got, ""); got != want {
+			t.Errorf("found %s, want %s", got, want)
+		}
+	}
+	found("1101010")
+	change(`{"enabled": false}`)
+	found("1011010")
+	change(`{"trigger_config": {"event_type": "x.z"}}`)
+	found("1011001")
+	execute(t, s, `UPDATE definitions SET enabled = true, trigger_type = 'manual', event_type = NULL WHERE id = $1`, d.ID)
+	found("1100100")
+	execute(t, s, `UPDATE definitions SET trigger_type = 'event', event_type = 'x.y' WHERE id = $1`, d.ID)
+	found("1101010")
+	execute(t, s, `DELETE FROM definition_labels WHERE definition_id = $1`, d.ID)
+	found("0000000")
+	execute(t, s, `INSERT INTO definition_labels (definition_id, key, value) VALUES ($1, 'team', 'a')`, d.ID)
+	found("1101010")
+	if err := s.DeleteDefinition(ctx, d.ID); err != nil {
+		t.Fatal(err)
+	}
+	found("0000000")
 }

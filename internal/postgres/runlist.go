@@ -114,6 +114,9 @@ func (s *Store) GetTask(ctx context.Context, runID, name string, fromItem, limit
 // ListRuns returns a page of runs, newest first, without their tasks and inputs.
 func (s *Store) ListRuns(ctx context.Context, q definition.ListRuns) ([]definition.Run, error) {
 	const attempt = "list runs"
+	if statuses, _ := states(q); len(statuses) == 0 {
+		return nil, nil // a reason, and only statuses that have none
+	}
 	labels, err := s.labels(ctx, q.Labels)
 	if err != nil {
 		return nil, translate(attempt, err)
@@ -146,26 +149,25 @@ const (
 	maxWalked = 5_000
 )
 
-// manyDefinitions reports whether the runs of definitions with these labels are too many places to be merged.
-func manyDefinitions(q definition.ListRuns, labels []label) bool {
-	statuses, kinds := states(q)
-	return !named(q) && len(labels) > 0 && labels[0].definitions*len(statuses)*len(kinds) > maxProbes
-}
-
 // worthAWalk reports whether the runs of definitions with these labels are first looked for among the newest of all: where there are
-// so many such definitions that one look at each takes long, that is where their runs are.
+// so many such definitions that a look at each takes long, that is where their runs are.
 func worthAWalk(q definition.ListRuns, labels []label) bool {
-	if stated(q) {
-		return !few(q) && manyDefinitions(q, labels)
+	if few(q) || named(q) || len(labels) == 0 {
+		return false
 	}
-	return !few(q) && !named(q) && len(labels) > 0 && labels[0].definitions > maxProbes
+	looks := 2
+	if stated(q) {
+		statuses, kinds := states(q)
+		looks = len(statuses) * len(kinds)
+	}
+	return labels[0].definitions*looks > maxProbes
 }
 
 // walkRuns looks for a page among so many of the newest runs that can be on it. found is false when it would have to go on. The runs of
 // each state have a walk of their own; up to the place that every walk has come to, all runs are known.
 func (s *Store) walkRuns(ctx context.Context, q definition.ListRuns, labels []label, most int) (ids []string, found bool, err error) {
 	var w whereRuns
-	from, number, order := "(VALUES (1)) walk (number)", "walk.number", bySeq
+	from, number, order := "(VALUES (1)) walk (number)", "walk.number", byState
 	if stated(q) {
 		statuses, kinds := states(q)
 		from = "unnest(" + w.arg(kinds) + "::text[]) WITH ORDINALITY k (wanted, number), unnest(" + w.arg(statuses) +
@@ -216,12 +218,13 @@ func (w *whereRuns) text() string {
 	return strings.Join(w.conditions, " AND ")
 }
 
-// The order of a list is that of the index that it is to be read by (see migration 7); all of them are newest first. plain leaves the
-// choice to the planner.
+// The order of a list is that of the index that it is to be read by (see migrations 7 and 13); all of them are newest first. plain leaves
+// the choice to the planner.
 const (
-	bySeq        = "-seq"
-	byDefinition = "0 - seq"
-	plain        = "seq DESC"
+	byState           = "-seq"
+	byDefinition      = "-1 * seq"
+	byDefinitionState = "0 - seq"
+	plain             = "seq DESC"
 )
 
 // bounds adds the conditions that bound a list in an order: its page, and the time of acceptance. That is first brought into numbers, by
@@ -335,54 +338,91 @@ func states(q definition.ListRuns) ([]definition.RunStatus, []definition.Trigger
 }
 
 // listRuns writes the statement of a page. What is chosen by its definition or state is a merge: of each state, of each definition, the
-// newest. So what is rare is found as fast as what is common, which the planner would not do by itself. Of many definitions, those are
-// found first that have the newest runs, by one look at each of them and state: no other one can be on the page. Of what a backfill, a
-// replay, an event or a run led to, which is little, all is read from the newest on.
+// newest. So what is rare is found as fast as what is common, which the planner would not do by itself. Of what a backfill, a replay, an
+// event or a run led to, which is little, all is read from the newest on.
 func listRuns(q definition.ListRuns, labels []label) (string, []any) {
 	var w whereRuns
-	all, many := !named(q) && len(labels) == 0, manyDefinitions(q, labels)
-	order := bySeq
+	all := !named(q) && len(labels) == 0
+	order := byDefinition
 	switch {
 	case few(q), all && stated(q):
-	case all, many && !stated(q):
+		order = byState
+	case all:
 		order = plain
-	default:
-		order = byDefinition
+	case stated(q):
+		order = byDefinitionState
 	}
 	w.bounds(q, order)
 	w.few(q)
-	limit := " LIMIT " + w.arg(q.Limit)
-	switch {
-	case few(q):
-		read := w.text()
-		w.conditions = nil
+	read, limit := w.text(), w.arg(q.Limit)
+	w.conditions = nil
+	if few(q) {
 		w.states(q)
 		w.conditions = append(w.conditions, w.ofDefinitions(q, labels))
 		// Within COALESCE no condition looks like one of another index.
-		return fmt.Sprintf("SELECT %s FROM runs WHERE %s AND COALESCE(%s, false) ORDER BY %s%s", runColumns, read, w.text(), order, limit), w.args
-	case all && !stated(q):
-		return "SELECT " + runColumns + " FROM runs WHERE " + w.text() + " ORDER BY " + order + limit, w.args
+		return fmt.Sprintf("SELECT %s FROM runs WHERE %s AND COALESCE(%s, false) ORDER BY %s LIMIT %s", runColumns, read, w.text(), order, limit),
+			w.args
+	}
+	if all && !stated(q) {
+		return fmt.Sprintf("SELECT %s FROM runs WHERE %s ORDER BY %s LIMIT %s", runColumns, read, order, limit), w.args
 	}
 	var from []string
-	if stated(q) || !many {
+	state := ""
+	if stated(q) {
 		statuses, kinds := states(q)
-		from = []string{"unnest(" + w.arg(kinds) + "::text[]) k (wanted)", "unnest(" + w.arg(statuses) + "::text[]) s (wanted)"}
-		w.conditions = append(w.conditions, "kind = k.wanted", "status = s.wanted")
+		from = []string{"unnest(" + w.arg(kinds) + "::text[]) k (of_kind)", "unnest(" + w.arg(statuses) + "::text[]) s (of_status)"}
+		w.conditions = []string{"kind = of_kind", "status = of_status"}
+		w.reason(q)
+		state = w.text()
+		read += " AND " + state
 	}
-	w.reason(q)
-	newest := func(columns, limit string) string {
-		return "SELECT " + columns + " FROM " + strings.Join(from, " CROSS JOIN ") + " CROSS JOIN LATERAL (SELECT runs.* FROM runs WHERE " +
-			w.text() + " ORDER BY " + order + limit + ") runs"
-	}
+	with := ""
 	if !all {
-		from = append(from, "("+w.definitions(q, labels)+") d (wanted)")
-		w.conditions = append(w.conditions, "definition_id = d.wanted")
-		if many {
-			from[len(from)-1] = "(SELECT wanted FROM (" + newest("d.wanted, runs.seq", " LIMIT 1") + ") d GROUP BY wanted ORDER BY max(seq) DESC" +
-				limit + ") d (wanted)"
+		read += " AND definition_id = wanted"
+		definitions := "(" + w.definitions(q, labels) + ") d (wanted)"
+		if !named(q) && labels[0].definitions > q.Limit {
+			with = w.best(q, definitions, from, state, read, limit)
+			read += " AND " + order + " <= -" + nth("best", limit)
+			definitions = "best"
+			if stated(q) {
+				from = []string{"states"}
+			}
 		}
+		from = append(from, definitions)
 	}
-	return newest(runColumns, limit) + " ORDER BY seq DESC" + limit, w.args
+	return with + newest(runColumns, from, read, order, limit) + " ORDER BY seq DESC LIMIT " + limit, w.args
+}
+
+// best returns the beginning of a statement that finds, as best (wanted), which definitions have the newest of the runs that are meant,
+// and how new these are; see listRuns. read are the conditions of these runs, and from what states they may have, as states.
+func (w *whereRuns) best(q definition.ListRuns, definitions string, from []string, state, read, limit string) string {
+	w.conditions = []string{"definition_id = wanted"}
+	w.bounds(q, byDefinition)
+	with := "WITH latest AS MATERIALIZED (" + newest("wanted, runs.seq AS newest", []string{definitions}, w.text(), byDefinition, "1") + "), "
+	found := "latest"
+	if stated(q) {
+		with += "states AS MATERIALIZED (" + newest("of_kind, of_status", from, state, byState, "1") + "), "
+		of := func(definitions string) string {
+			return newest("wanted, max(runs.seq) AS newest", []string{"states", definitions}, read, byDefinitionState, "1") + " GROUP BY wanted"
+		}
+		with += "ahead AS MATERIALIZED (" + of("(SELECT wanted FROM latest ORDER BY newest DESC LIMIT 4 * "+limit+"::bigint) d") + "), "
+		with += "found AS (SELECT * FROM ahead UNION ALL (" + of("(SELECT wanted FROM (SELECT * FROM latest ORDER BY newest DESC OFFSET 4 * "+
+			limit+"::bigint) d WHERE newest >= "+nth("ahead", limit)+") d") + ")), "
+		found = "found"
+	}
+	return with + "best AS MATERIALIZED (SELECT * FROM " + found + " ORDER BY newest DESC LIMIT " + limit + ") "
+}
+
+// newest returns a statement that gives, for each combination of what it is from, its newest runs under conditions, in an order.
+func newest(columns string, from []string, conditions, order, limit string) string {
+	return fmt.Sprintf("SELECT %s FROM %s CROSS JOIN LATERAL (SELECT runs.* FROM runs WHERE %s ORDER BY %s LIMIT %s) runs",
+		columns, strings.Join(from, " CROSS JOIN "), conditions, order, limit)
+}
+
+// nth returns an expression: the number of the last run that can be on a page, given the newest ones of some definitions; 0 where these
+// do not fill it.
+func nth(of, limit string) string {
+	return "COALESCE((SELECT newest FROM " + of + " ORDER BY newest DESC LIMIT 1 OFFSET " + limit + "::bigint - 1), 0)"
 }
 
 // states adds the conditions on the state as conditions.

@@ -328,8 +328,9 @@ func TestPagesByLabel(t *testing.T) {
 	const n = 1500
 	s := newStore(t)
 	for _, statement := range []string{
-		`INSERT INTO definitions (id, name, revision, enabled, enabled_since, trigger_type, document, created_at, updated_at, deleted_at)
+		`INSERT INTO definitions (id, name, revision, enabled, enabled_since, trigger_type, event_type, document, created_at, updated_at, deleted_at)
 		SELECT gen_random_uuid(), 'd' || i, 1, i % 3 > 0, now(), CASE WHEN i % 2 = 0 THEN 'manual' ELSE 'event' END,
+		       CASE WHEN i % 2 = 1 THEN 'a.' || i % 5 END,
 		       '{"name":"x","enabled":true,"trigger_config":{"trigger_type":"manual"},"tasks":[]}', now(), now(), CASE WHEN i % 10 = 9 THEN now() END
 		FROM generate_series(1, $1::int) i ORDER BY i`,
 		`INSERT INTO definition_labels (definition_id, key, value) SELECT id, 'most', 'yes' FROM definitions WHERE seq % 7 > 0 AND seq <= $1`,
@@ -359,10 +360,20 @@ func TestPagesByLabel(t *testing.T) {
 		{[]string{"most", "yes"}, definition.ListDefinitions{Name: "d8"}, "seq = 8"},
 		{[]string{"most", "yes"}, definition.ListDefinitions{Name: "d7"}, "false"},
 		{[]string{"most", "yes"}, definition.ListDefinitions{EventType: "a.b"}, "false"},
+		{nil, definition.ListDefinitions{EventType: "a.3"}, "seq % 2 = 1 AND seq % 5 = 3"},
+		{nil, definition.ListDefinitions{EventType: "a.3", Enabled: &off}, "seq % 2 = 1 AND seq % 5 = 3 AND seq % 3 = 0"},
+		{nil, definition.ListDefinitions{EventType: "a.3", TriggerType: "event"}, "seq % 2 = 1 AND seq % 5 = 3"},
+		{nil, definition.ListDefinitions{EventType: "a.3", TriggerType: "manual"}, "false"},
+		{nil, definition.ListDefinitions{EventType: "a.3", Name: "d3"}, "seq = 3"},
+		{nil, definition.ListDefinitions{EventType: "a.3", Name: "d5"}, "false"},
+		{[]string{"most", "yes"}, definition.ListDefinitions{EventType: "a.3"}, "seq % 7 > 0 AND seq % 2 = 1 AND seq % 5 = 3"},
+		{[]string{"most", "yes"}, definition.ListDefinitions{EventType: "a.3", TriggerType: "manual"}, "false"},
+		{[]string{"most", "yes", "ends", "odd"}, definition.ListDefinitions{EventType: "a.3", Enabled: &off},
+			"seq % 7 > 0 AND seq % 2 = 1 AND seq % 5 = 3 AND seq % 3 = 0 AND (seq <= 40 OR seq > $1 - 40)"},
 	} {
 		ctx := limited(t.Context(), test.labels...)
 		var got []string
-		test.q.Limit = 64
+		test.q.Limit = 16
 		for {
 			page, err := s.ListDefinitions(ctx, test.q)
 			if err != nil {
