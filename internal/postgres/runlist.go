@@ -380,7 +380,7 @@ func listRuns(q definition.ListRuns, labels []label) (string, []any) {
 	if !all {
 		read += " AND definition_id = wanted"
 		definitions := "(" + w.definitions(q, labels) + ") d (wanted)"
-		if !named(q) && labels[0].definitions > q.Limit {
+		if !named(q) {
 			with = w.best(q, definitions, from, state, read, limit)
 			read += " AND " + order + " <= -" + nth("best", limit)
 			definitions = "best"
@@ -393,8 +393,13 @@ func listRuns(q definition.ListRuns, labels []label) (string, []any) {
 	return with + newest(runColumns, from, read, order, limit) + " ORDER BY seq DESC LIMIT " + limit, w.args
 }
 
-// best returns the beginning of a statement that finds, as best (wanted), which definitions have the newest of the runs that are meant,
-// and how new these are; see listRuns. read are the conditions of these runs, and from what states they may have, as states.
+// best returns the beginning of a statement that finds the definitions of which a page can have runs, as best (wanted, newest): those
+// whose newest runs of all that are meant are the newest, as many as the page has places. Where the runs are to have some state, that
+// would be a look at each definition and state. But no definition has a newer run in some state than its newest one. So it is a look
+// at each definition for that; then one at each state of those with the newest runs, four for each place; and then only of those others
+// that may have a newer one than the last of these. The states that are wanted, and that any run has, are states (of_kind, of_status).
+//
+// from gives the states that are wanted, state is the condition of having one, and read are all conditions on the runs.
 func (w *whereRuns) best(q definition.ListRuns, definitions string, from []string, state, read, limit string) string {
 	w.conditions = []string{"definition_id = wanted"}
 	w.bounds(q, byDefinition)
