@@ -105,17 +105,14 @@ func listDefinitions(q definition.ListDefinitions, labels []label) (string, []an
 		args = append(args, value)
 		return fmt.Sprintf("$%d", len(args))
 	}
-	column, values, enabled := "trigger_type", []string{string(q.TriggerType)}, []bool{false, true}
+	column, values, enabled := "trigger_type", any(definition.TriggerTypes), []bool{false, true}
 	switch {
 	case q.EventType != "" && (q.TriggerType == "" || q.TriggerType == definition.TriggerEvent):
 		column, values = "event_type", []string{q.EventType}
 	case q.EventType != "":
 		values = []string{} // no other trigger has one
-	case q.TriggerType == "":
-		values = nil
-		for _, t := range definition.TriggerTypes {
-			values = append(values, string(t))
-		}
+	case q.TriggerType != "":
+		values = []definition.TriggerType{q.TriggerType}
 	}
 	if q.Enabled != nil {
 		enabled = []bool{*q.Enabled}

@@ -67,10 +67,7 @@ func TestRunsOfManyDefinitions(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				var got []string
-				for _, r := range list {
-					got = append(got, r.ID)
-				}
+				got := idsOf(list)
 				if !slices.Equal(got, want) {
 					t.Errorf("before %d: one look at each: %d runs, want %d", before, len(got), len(want))
 				}
@@ -250,10 +247,7 @@ func TestIdleDefinitions(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				var got []string
-				for _, r := range list {
-					got = append(got, r.ID)
-				}
+				got := idsOf(list)
 				if want := everyRun(t, s, tt.q, []label{{key: "team", value: "idle"}}); !slices.Equal(got, want) || tt.empty != (len(got) == 0) {
 					t.Errorf("page of %d: %d runs, want %d", limit, len(got), len(want))
 				}
