@@ -193,6 +193,8 @@ func (f *fuzzer) run(seed uint64, n, workers int) {
 
 // one makes one request and judges the answer.
 func (f *fuzzer) one(seed uint64, r *request) {
+	f.w.asking.RLock()
+	defer f.w.asking.RUnlock()
 	s := f.w.build(r)
 	a, err := f.w.send(s)
 	var wrong []string

@@ -30,6 +30,8 @@ type world struct {
 	log    *testenv.LogBuffer
 	client *http.Client
 
+	asking sync.RWMutex // held for reading by who makes a request, for writing by stock
+
 	mu    sync.Mutex
 	known map[string][]any // values by kind, as in pick; those of answers, the newest ones
 	fixed map[string][]any // the same, of what stock made
@@ -95,7 +97,11 @@ func (toldNobody) SyncAll(context.Context, bool) (api.SyncResult, error) {
 
 // stock makes one more of what requests are about: definitions of each type of trigger, a run that waits for approval, one that failed,
 // an event, and an open dead letter. What requests do to them shows in later answers.
+//
+// No request is made meanwhile: one that found the new definition in a list, and paused or deleted it, would leave half a stock.
 func (w *world) stock(ctx context.Context) error {
+	w.asking.Lock()
+	defer w.asking.Unlock()
 	w.mu.Lock()
 	w.turn++
 	n := w.turn
