@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/activity-core/activity-core/internal/testenv"
@@ -151,7 +152,7 @@ func TestPoisonCrowd(t *testing.T) {
 	seq := 0
 	publish := func(data string) {
 		seq++
-		if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".crowd", []byte(data)); err != nil {
+		if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".crowd", []byte(data), jetstream.WithStallWait(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}

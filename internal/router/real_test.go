@@ -314,7 +314,8 @@ func TestRestartsUnderLoad(t *testing.T) {
 	published := make(chan error, 1)
 	go func() {
 		for i := range n {
-			if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".load", fmt.Appendf(nil, `{"event_id":"%d","type":"load"}`, i)); err != nil {
+			if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".load", fmt.Appendf(nil, `{"event_id":"%d","type":"load"}`, i),
+				jetstream.WithStallWait(time.Minute)); err != nil {
 				published <- err
 				return
 			}
@@ -402,7 +403,7 @@ func TestEventIDReusedBetweenRouters(t *testing.T) {
 	const n = 300
 	for i := range 2 * n {
 		data := fmt.Appendf(nil, `{"event_id":"%d","type":"race","payload":{"n":%d}}`, i%n, i/n)
-		if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".race", data); err != nil {
+		if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".race", data, jetstream.WithStallWait(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}
