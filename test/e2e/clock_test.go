@@ -106,7 +106,7 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// pauseAndResume checks that a definition has a row for each time that was told and none for the time that it was paused.
+// pauseAndResume checks that a definition has a row for each time that was told and runs nothing in the time that it was paused.
 func pauseAndResume(s *system.System, tasks string) {
 	s.T.Helper()
 	const pace = 2 * time.Second
@@ -149,10 +149,12 @@ func pauseAndResume(s *system.System, tasks string) {
 	toldAgain := told(s, id, 4)
 	hasRows(toldAgain)
 
-	slots := slotsOf(s.T, s.Runs(id))
-	for _, at := range slots {
-		if at.After(paused) && at.Before(resuming) {
-			s.T.Errorf("slot %s has a row, though it was paused from %s to %s", at, paused.UTC(), resuming.UTC())
+	rows := s.Runs(id)
+	slots := slotsOf(s.T, rows)
+	for i, at := range slots {
+		// A busy Temporal may take the pause late, and start what the ledger does not let run.
+		if how := rows[i].Str("status") + " " + rows[i].Str("reason"); at.After(paused) && at.Before(resuming) && how != "skipped definition_disabled" {
+			s.T.Errorf("slot %s is %s, though it was paused from %s to %s", at, how, paused.UTC(), resuming.UTC())
 		}
 	}
 	// From the first slot that was told to the last, besides the moments of the two requests, nothing is left out.

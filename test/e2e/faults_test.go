@@ -20,12 +20,12 @@ func TestBrokenSchedules(t *testing.T) {
 	worker := s.Start("worker")
 	s.Start("api")
 	worker.Compared()
-	from := system.NextWhole(10*time.Second, 5*time.Second)
+	from := system.NextWhole(10*time.Second, 10*time.Second)
 	var accounts []system.Account
 	for name, breakIt := range map[string]func(string){
 		"deleted": s.DeleteSchedule, "silent": s.SilenceSchedule, "paused": s.PauseSchedule,
 	} {
-		c := system.Cron{Name: name, Every: 10 * time.Second, From: from, To: from.Add(30 * time.Second), NoLimit: true}
+		c := system.Cron{Name: name, Every: 10 * time.Second, From: from, To: from.Add(time.Minute), NoLimit: true}
 		id := s.Create(c.Document())
 		s.Synced(id, 20*time.Second)
 		breakIt(id)
