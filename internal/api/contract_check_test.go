@@ -73,9 +73,11 @@ type response struct {
 	body   []byte
 }
 
-// internals are words of what is behind the API: its statements, its code, its files, its neighbours.
+// internals are words of what is behind the API: its statements, its code, its files, its neighbours. None is so short that a random
+// token or name has it now and then: the driver is looked for as its errors and its packages are written.
 var internals = []string{
-	"SQLSTATE", "pgx", "pgconn", "postgres://", "postgresql://", "SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", " WHERE ", "violates ", "constraint",
+	"SQLSTATE", "pgx:", "pgx/", "pgx.", "pgxpool", "pgconn",
+	"postgres://", "postgresql://", "SELECT ", "INSERT INTO", "UPDATE ", "DELETE FROM", " WHERE ", "violates ", "constraint",
 	`relation "`, `column "`, "goroutine ", ".go:", "runtime error", "nil pointer", "panic", "reflect.", "*postgres.", "*api.", "*definition.", "main.",
 	"/home/", "/root/", "/tmp/", "/usr/", "/var/", "127.0.0.1", "localhost", "dial tcp", "context deadline", "context canceled", "evil.example",
 }
