@@ -314,8 +314,7 @@ func TestRestartsUnderLoad(t *testing.T) {
 	published := make(chan error, 1)
 	go func() {
 		for i := range n {
-			if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".load", fmt.Appendf(nil, `{"event_id":"%d","type":"load"}`, i),
-				jetstream.WithStallWait(time.Minute)); err != nil {
+			if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".load", fmt.Appendf(nil, `{"event_id":"%d","type":"load"}`, i)); err != nil {
 				published <- err
 				return
 			}
@@ -403,7 +402,7 @@ func TestEventIDReusedBetweenRouters(t *testing.T) {
 	const n = 300
 	for i := range 2 * n {
 		data := fmt.Appendf(nil, `{"event_id":"%d","type":"race","payload":{"n":%d}}`, i%n, i/n)
-		if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".race", data, jetstream.WithStallWait(time.Minute)); err != nil {
+		if _, err := s.js.PublishAsync(s.names.SubjectPrefix+".race", data); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/activity-core/activity-core/internal/definition"
 	"github.com/activity-core/activity-core/internal/testenv"
 )
@@ -75,7 +73,7 @@ func TestReplay(t *testing.T) {
 	}
 	publish := func(eventType, data string) {
 		t.Helper()
-		if _, err := s.js.PublishAsync(s.names.SubjectPrefix+"."+eventType, []byte(data), jetstream.WithStallWait(time.Minute)); err != nil {
+		if _, err := s.js.PublishAsync(s.names.SubjectPrefix+"."+eventType, []byte(data)); err != nil {
 			t.Fatal(err)
 		}
 	}

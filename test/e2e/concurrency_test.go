@@ -21,8 +21,7 @@ func publishKeyed(s *system.System, eventType string, n, keys int) {
 	s.T.Helper()
 	for i := range n {
 		body := fmt.Appendf(nil, `{"event_id": "%s-%04d", "type": %q, "payload": {"k": "k%d"}}`, eventType, i, eventType, i%keys)
-		if _, err := s.JS.PublishAsync(s.Names.SubjectPrefix+"."+eventType, body, jetstream.WithMsgID(fmt.Sprintf("%s-%04d", eventType, i)),
-			jetstream.WithStallWait(time.Minute)); err != nil {
+		if _, err := s.JS.PublishAsync(s.Names.SubjectPrefix+"."+eventType, body, jetstream.WithMsgID(fmt.Sprintf("%s-%04d", eventType, i))); err != nil {
 			s.T.Fatal(err)
 		}
 	}

@@ -113,7 +113,7 @@ func NewOn(t *testing.T, stack testenv.Info, database, namespace string, names c
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	if s.JS, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(256)); err != nil {
+	if s.JS, err = jetstream.New(nc); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.stopAll)
