@@ -45,6 +45,11 @@ func TestSuspects(t *testing.T) {
 	f.feed <- []definition.Delivery{f.suspect(1, 9), f.suspect(2, 3), f.suspect(3, 3), f.suspect(4, 4), f.suspect(5, 3), f.suspect(6, 3),
 		f.suspect(7, 2), f.delivery(8, ""), f.suspect(9, 10)}
 	f.wait(t, 9)
+	eventually(t, "the last one's attempts are forgotten", func() bool { // which comes after it is settled
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.forgotten) == 7
+	})
 	f.mu.Lock()
 	var order []string
 	for _, c := range commits {
