@@ -238,6 +238,23 @@ func (r *rig) history(workflowID string) *historypb.History {
 	return h
 }
 
+// awaitEvent waits until a running workflow's history has an event of a type.
+func (r *rig) awaitEvent(workflowID string, want enumspb.EventType) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	defer cancel()
+	for events := r.temporal.GetWorkflowHistory(ctx, workflowID, "", true, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); events.HasNext(); {
+		event, err := events.Next()
+		if err != nil {
+			r.t.Fatalf("waiting for %s: %v", want, err)
+		}
+		if event.EventType == want {
+			return
+		}
+	}
+	r.t.Fatalf("workflow %s ended without %s", workflowID, want)
+}
+
 // series counts the series of a metric.
 func (r *rig) series(name string) int {
 	r.t.Helper()
