@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -32,13 +31,7 @@ func (g Grants) Find(groups []string) (Grant, bool) {
 	return Grant{}, false
 }
 
-var (
-	labelName  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._/-]{0,62}$`) // what a definition may have as the name of a label
-	escapeHint = "in a name, write %2C for a comma, %3D for =, %40 for @, %26 for & and %25 for %"
-)
-
-// maxLabelValue is the most bytes of the value of a definition's label.
-const maxLabelValue = 255
+const escapeHint = "in a name, write %2C for a comma, %3D for =, %40 for @, %26 for & and %25 for %"
 
 // ParseGrants reads grants as they are written in a variable: group=role or group=role@label=value&label=value, with commas
 // between them. Names and values may be percent-encoded, as in a URL. The error is one line and quotes the grant at fault.
@@ -82,7 +75,7 @@ func parseGrant(item string) (Grant, error) {
 		switch {
 		case err != nil:
 			return Grant{}, errors.New("has a % that encodes nothing; " + escapeHint)
-		case !ok || !labelName.MatchString(key) || len(value) > maxLabelValue:
+		case !ok || !labelPattern.MatchString(key) || len(value) > MaxLabelValue:
 			return Grant{}, fmt.Errorf("has %q after the @, which is not label=value; several have an & between them", pair)
 		}
 		if before, twice := grant.Labels[key]; twice && before != value {

@@ -67,6 +67,7 @@ type Fault struct {
 	Field, Rule, Message string
 }
 
+// labelPattern is what a definition may have as the name of a label.
 var labelPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$`)
 
 // Faults returns all that is wrong with the request, in the order of its fields.
