@@ -162,7 +162,7 @@ func TestServersAway(t *testing.T) {
 		t.Errorf("without the namespace: %v", err)
 	}
 	env["TEMPORAL_HOST"] = "127.0.0.1:1"
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // sooner than our own limit
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // sooner than our own limit
 	defer cancel()
 	if _, err := call(ctx, env); err == nil || !strings.Contains(err.Error(), "TEMPORAL_HOST") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("without Temporal: %v", err)

@@ -617,7 +617,7 @@ func TestProviderMisbehaves(t *testing.T) {
 		address = server.URL
 		mux.HandleFunc("/", c.make())
 		people, clock := newPeople(t, server.URL)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		_, err := people.Verify(ctx, signed(t, jose.RS256, key, goodClaims(&identityProvider{url: server.URL}, clock.now())))
 		cancel()
 		if !errors.Is(err, definition.ErrUnavailable) || errors.Is(err, access.ErrUnknown) || !strings.Contains(err.Error(), c.reason) {

@@ -115,7 +115,7 @@ func TestWatchdogWaitsForTemporal(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(away.Close)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if err := watchdog(t, b, away).look(ctx); err == nil || !strings.Contains(err.Error(), "until Temporal answers") {
 		t.Errorf("with Temporal away: %v", err)

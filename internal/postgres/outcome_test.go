@@ -43,7 +43,7 @@ func TestCommitOfWhichNobodyKnows(t *testing.T) {
 			claim := access.Claim{Key: "k", ID: first.ID}
 
 			w.Break(test.how)
-			hasty, cancel := context.WithTimeout(access.WithClaim(ctx, claim), time.Second)
+			hasty, cancel := context.WithTimeout(access.WithClaim(ctx, claim), 5*time.Second)
 			defer cancel()
 			_, err := s.CreateDefinition(hasty, parse(t, manual))
 			if !errors.Is(err, definition.ErrOutcomeUnknown) || !errors.Is(err, definition.ErrUnavailable) {
