@@ -154,11 +154,10 @@ func (a *Announcer) announce(ctx context.Context) (full bool, err error) {
 }
 
 // startNotifications starts the notifications that definitions ask for, and returns what went wrong, for each end. While Temporal
-// is away it does not wait for one timeout after another.
+// is away it does not wait for one timeout after another; an end of which nobody wants to be told does not wait for it at all.
 func (a *Announcer) startNotifications(ctx context.Context, ends []definition.RunEnd) []error {
 	faults := make([]error, len(ends))
-	var mu sync.Mutex
-	var away error
+	var storage, temporal breaker
 	group := errgroup.Group{}
 	group.SetLimit(sweepConcurrency)
 	for i := range ends {
@@ -166,16 +165,10 @@ func (a *Announcer) startNotifications(ctx context.Context, ends []definition.Ru
 			continue
 		}
 		group.Go(func() error {
-			mu.Lock()
-			faults[i] = away
-			mu.Unlock()
-			if faults[i] != nil {
-				return nil
-			}
-			if faults[i] = a.startNotification(ctx, &ends[i]); faults[i] != nil {
-				mu.Lock()
-				away = faults[i]
-				mu.Unlock()
+			in := definition.NotifyInput{RunID: ends[i].Run.ID}
+			in.Send, faults[i] = a.notifications(ctx, &ends[i], &storage)
+			if len(in.Send) > 0 {
+				faults[i] = temporal.try(func() error { return a.o.Ledger.Notify(ctx, in) })
 			}
 			return nil
 		})
@@ -184,25 +177,47 @@ func (a *Announcer) startNotifications(ctx context.Context, ends []definition.Ru
 	return faults
 }
 
-func (a *Announcer) startNotification(ctx context.Context, end *definition.RunEnd) error {
+// notifications returns the ones that an end asks for.
+func (a *Announcer) notifications(ctx context.Context, end *definition.RunEnd, storage *breaker) ([]definition.NotifyOrder, error) {
 	recovered := false
 	if end.AsksRecovered() {
-		before, ok, err := a.o.Store.EndedBefore(ctx, &end.Run)
-		if err != nil {
+		err := storage.try(func() error {
+			before, ok, err := a.o.Store.EndedBefore(ctx, &end.Run)
+			recovered = ok && before.Recovers()
 			return err
+		})
+		if err != nil {
+			return nil, err
 		}
-		recovered = ok && before.Recovers()
 	}
-	in := definition.NotifyInput{RunID: end.Run.ID}
+	var send []definition.NotifyOrder
 	for i := range end.Notify {
 		if on := end.Notify[i].Told(&end.Run, recovered); on != "" {
-			in.Send = append(in.Send, definition.NotifyOrder{Index: i, On: on})
+			send = append(send, definition.NotifyOrder{Index: i, On: on})
 		}
 	}
-	if len(in.Send) == 0 {
-		return nil
+	return send, nil
+}
+
+// breaker tries nothing any more once something failed.
+type breaker struct {
+	mu    sync.Mutex
+	fault error
+}
+
+func (b *breaker) try(do func() error) error {
+	b.mu.Lock()
+	fault := b.fault
+	b.mu.Unlock()
+	if fault != nil {
+		return fault
 	}
-	return a.o.Ledger.Notify(ctx, in)
+	if fault = do(); fault != nil {
+		b.mu.Lock()
+		b.fault = fault
+		b.mu.Unlock()
+	}
+	return fault
 }
 
 // publish publishes the events of the ends that have no fault, and adds the faults that it met.
