@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -157,7 +156,7 @@ func (a *Announcer) announce(ctx context.Context) (full bool, err error) {
 // is away it does not wait for one timeout after another; an end of which nobody wants to be told does not wait for it at all.
 func (a *Announcer) startNotifications(ctx context.Context, ends []definition.RunEnd) []error {
 	faults := make([]error, len(ends))
-	var storage, temporal breaker
+	var storage, temporal fuse
 	group := errgroup.Group{}
 	group.SetLimit(sweepConcurrency)
 	for i := range ends {
@@ -178,7 +177,7 @@ func (a *Announcer) startNotifications(ctx context.Context, ends []definition.Ru
 }
 
 // notifications returns the ones that an end asks for.
-func (a *Announcer) notifications(ctx context.Context, end *definition.RunEnd, storage *breaker) ([]definition.NotifyOrder, error) {
+func (a *Announcer) notifications(ctx context.Context, end *definition.RunEnd, storage *fuse) ([]definition.NotifyOrder, error) {
 	recovered := false
 	if end.AsksRecovered() {
 		err := storage.try(func() error {
@@ -197,27 +196,6 @@ func (a *Announcer) notifications(ctx context.Context, end *definition.RunEnd, s
 		}
 	}
 	return send, nil
-}
-
-// breaker tries nothing any more once something failed.
-type breaker struct {
-	mu    sync.Mutex
-	fault error
-}
-
-func (b *breaker) try(do func() error) error {
-	b.mu.Lock()
-	fault := b.fault
-	b.mu.Unlock()
-	if fault != nil {
-		return fault
-	}
-	if fault = do(); fault != nil {
-		b.mu.Lock()
-		b.fault = fault
-		b.mu.Unlock()
-	}
-	return fault
 }
 
 // publish publishes the events of the ends that have no fault, and adds the faults that it met.

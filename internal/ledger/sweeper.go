@@ -120,35 +120,29 @@ func (s *Sweeper) sweep(ctx context.Context) (full bool, err error) {
 		return false, err
 	}
 	var (
-		mu    sync.Mutex
-		back  []string
-		found []string // definitions whose slots were recovered
-		cause error
+		temporal fuse
+		mu       sync.Mutex
+		back     []string
+		found    []string // definitions whose slots were recovered
+		cause    error
 	)
 	group := errgroup.Group{}
 	group.SetLimit(sweepConcurrency)
 	for _, start := range claimed {
 		group.Go(func() error {
+			started := false
+			err := temporal.try(func() (err error) {
+				started, err = s.start(ctx, start)
+				return err
+			})
 			mu.Lock()
-			away := cause != nil
-			mu.Unlock()
-			if !away {
-				started, err := s.start(ctx, start)
-				if err == nil {
-					if started && start.Kind == definition.KindCron {
-						mu.Lock()
-						found = append(found, start.DefinitionID)
-						mu.Unlock()
-					}
-					return nil
-				}
-				mu.Lock()
-				cause = err
-				mu.Unlock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				back, cause = append(back, start.RunID), err
+			case started && start.Kind == definition.KindCron:
+				found = append(found, start.DefinitionID)
 			}
-			mu.Lock()
-			back = append(back, start.RunID)
-			mu.Unlock()
 			return nil
 		})
 	}

@@ -42,7 +42,7 @@ func TestCrashLoop(t *testing.T) {
 	// More than six deliveries when a router needed more than the ack wait of a second: the attempts are what counts.
 	if len(letters) != 1 || letter.Str("reason") != "crash_loop" || letter.Str("event_id") != "poison" ||
 		letter.Str("status") != "open" || letter.Int("deliveries") < 6 {
-		t.Errorf("dead letters %v, want the poison's, at its sixth delivery", letters)
+		t.Errorf("dead letters %v, want the poison's, at its sixth delivery or a later one", letters)
 	}
 	if deaths != 5 {
 		t.Errorf("%d routers died, want 2 at the first deliveries and 3 that routed it alone", deaths)
