@@ -182,9 +182,19 @@ func TestEvents(t *testing.T) {
 	if got := strings.Join(keys, " "); got != "event-evt-last event-evt-pro" {
 		t.Errorf("runs are %s, want one of evt-pro and one of evt-last", got)
 	}
-	if n, err := s.Workflows(t.Context(), fmt.Sprintf(`%s = "%s"`, definition.SearchAttributeID, id)); err != nil || n != 2 {
-		t.Errorf("Temporal has %d workflows, %v; want 2", n, err)
-	}
+	hasWorkflows(s, 2, fmt.Sprintf(`%s = "%s"`, definition.SearchAttributeID, id))
+}
+
+// hasWorkflows waits until Temporal lists n workflows, which it does some time after they have started, and never more.
+func hasWorkflows(s *system.System, n int64, query string) {
+	s.T.Helper()
+	testenv.Eventually(s.T, 10*time.Second, fmt.Sprintf("%d workflows with %s", n, query), func(ctx context.Context) (bool, error) {
+		got, err := s.Workflows(ctx, query)
+		if got > n {
+			err = fmt.Errorf("there are %d", got)
+		}
+		return got == n, err
+	})
 }
 
 // Two workers start at once over many definitions that nobody has synchronised; sync-schedules then finds nothing to do.

@@ -188,9 +188,7 @@ func TestReleaseOnPush(t *testing.T) {
 	if err != nil || info.State.Msgs != 1 {
 		t.Errorf("%d findings were published (%v), want 1", info.State.Msgs, err)
 	}
-	if n, err := s.Workflows(t.Context(), `WorkflowType = "BuildImage"`); err != nil || n != 1 {
-		t.Errorf("%d builds (%v), want 1", n, err)
-	}
+	hasWorkflows(s, 1, `WorkflowType = "BuildImage"`)
 }
 
 // taskOf returns a task of a run, empty when there is none.
